@@ -1,0 +1,295 @@
+"""Expectation maximisation for Gaussian mixtures: statistics, E step, M step.
+
+All sums are float64. Second moments are kept around a reference point of each
+component (its previous mean), so that nothing cancels far from the origin.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skgmje._backend import as_tensor, blocks
+from skgmje.mixture._distribution import MultivariateNormalMixture
+from skgmje.mixture._scale import DiagonalScale, Scale, SphericalScale, TrilScale
+
+# Smaller responsibilities would be denormal products that slow the processor down.
+LOG_RESPONSIBILITY_FLOOR = -80.0
+# Keeps the share of an empty component from dividing by zero.
+COUNT_FLOOR = 10 * torch.finfo(torch.float64).eps
+ILL_DEFINED_COVARIANCE = (
+    "Fitting the mixture model failed because some components have ill-defined "
+    "empirical covariance (for instance caused by singleton or collapsed samples). Try "
+    "to decrease the number of components, increase reg_covar, or scale the input data."
+)
+
+
+@dataclass(frozen=True)
+class SufficientStatistics:
+    """What the M step needs to know about the data.
+
+    Attributes
+    ----------
+    counts : tensor of shape (K,)
+        Sums of responsibilities.
+    first : tensor of shape (K, D)
+        Weighted sums of deviations from `reference`.
+    second : tensor of shape (K, D, D), (D, D) if tied, or (K, D) if diagonal
+        Weighted sums of products of those deviations.
+    reference : tensor of shape (K, D)
+        The points from which deviations are measured.
+    log_likelihood : tensor of shape ()
+        Sum of log-densities, in nats.
+    total : float
+        Number of samples.
+    covariance_type : {"full", "tied", "diag", "spherical"}
+        Which second moments are kept.
+    """
+
+    counts: Tensor
+    first: Tensor
+    second: Tensor
+    reference: Tensor
+    log_likelihood: Tensor
+    total: float
+    covariance_type: str
+
+    def __add__(self, other: "SufficientStatistics") -> "SufficientStatistics":
+        other = other.around(self.reference)
+        return replace(
+            self,
+            counts=self.counts + other.counts,
+            first=self.first + other.first,
+            second=self.second + other.second,
+            log_likelihood=self.log_likelihood + other.log_likelihood,
+            total=self.total + other.total,
+        )
+
+    def __mul__(self, factor: float) -> "SufficientStatistics":
+        return replace(
+            self,
+            counts=self.counts * factor,
+            first=self.first * factor,
+            second=self.second * factor,
+            log_likelihood=self.log_likelihood * factor,
+            total=self.total * factor,
+        )
+
+    def around(self, reference: Tensor) -> "SufficientStatistics":
+        """Return the same statistics, measured from other reference points."""
+        if reference is self.reference:
+            return self
+        shift = self.reference - reference
+        moved = self.first + self.counts.unsqueeze(-1) * shift
+        if self.covariance_type in ("diag", "spherical"):
+            second = self.second + shift * (self.first + moved)
+        else:
+            cross = shift.unsqueeze(-1) * self.first.unsqueeze(-2)
+            outer = shift.unsqueeze(-1) * moved.unsqueeze(-2) + cross.mT
+            second = self.second + (
+                outer.sum(0) if self.covariance_type == "tied" else outer
+            )
+        return replace(self, first=moved, second=second, reference=reference)
+
+    @property
+    def mean_log_likelihood(self) -> float:
+        """Mean log-density of a sample, in nats."""
+        return float(self.log_likelihood) / self.total
+
+
+@dataclass(frozen=True)
+class MixtureParameters:
+    """Parameters in scikit-learn's layout, as float64 tensors."""
+
+    weights: Tensor
+    means: Tensor
+    covariances: Tensor
+
+    def density(self, covariance_type: str) -> MultivariateNormalMixture:
+        """Return the mixture; raise ValueError if a covariance is not definite."""
+        scale = scale_of_covariances(self.covariances, covariance_type)
+        return MultivariateNormalMixture._from_parts(
+            self.weights.log(), self.means, scale
+        )
+
+
+def scale_of_covariances(covariances: Tensor, covariance_type: str) -> Scale:
+    """Factorise covariances that are stored in scikit-learn's layout."""
+    if covariance_type in ("full", "tied"):
+        matrices = covariances if covariances.dim() == 3 else covariances.unsqueeze(0)
+        factor, info = torch.linalg.cholesky_ex(matrices)
+        if bool(info.any()) or not bool(torch.isfinite(factor).all()):
+            raise ValueError(ILL_DEFINED_COVARIANCE)
+        return TrilScale(factor)
+    if not bool((covariances > 0).all()) or not bool(torch.isfinite(covariances).all()):
+        raise ValueError(ILL_DEFINED_COVARIANCE)
+    factor = covariances.sqrt()
+    return (
+        DiagonalScale(factor) if covariance_type == "diag" else SphericalScale(factor)
+    )
+
+
+def covariances_of_density(density: MultivariateNormalMixture) -> Tensor:
+    """Return the covariances of one mixture in scikit-learn's layout."""
+    factor = density._scale.factor
+    if density.scale_tril is None:
+        return factor.square()
+    covariances = factor @ factor.mT
+    return covariances.squeeze(0) if density.covariance_type == "tied" else covariances
+
+
+def expectation(
+    X: Any, density: MultivariateNormalMixture, covariance_type: str
+) -> SufficientStatistics:
+    """E step over blocks of samples, fused with the sums that the M step needs.
+
+    Parameters
+    ----------
+    X : ndarray or tensor of shape (n_samples, D)
+        Samples of any float type.
+    density : MultivariateNormalMixture
+        Current float64 mixture, without batch dimensions.
+    covariance_type : {"full", "tied", "diag", "spherical"}
+        Which second moments to collect.
+
+    Returns
+    -------
+    statistics : SufficientStatistics
+        Statistics around the current means.
+    """
+    means, scale = density._means, density._scale
+
+    def responsibilities(deviation: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        whitened = scale.whiten_columns(deviation)
+        n_features = deviation.shape[1]
+        log_norm = scale.log_determinant(n_features) + n_features * 0.5 * np.log(
+            2 * np.pi
+        )
+        constant = (density._log_weights - log_norm).unsqueeze(-1)
+        log_joint = constant - 0.5 * whitened.square().sum(1)
+        log_prob = log_joint.logsumexp(0)
+        log_responsibility = (log_joint - log_prob).clamp_(min=LOG_RESPONSIBILITY_FLOOR)
+        return log_responsibility.exp_(), log_prob.sum()
+
+    return _accumulate(X, means, covariance_type, responsibilities)
+
+
+def statistics_of_responsibilities(
+    X: Any, responsibilities: Any, covariance_type: str, device: torch.device
+) -> SufficientStatistics:
+    """Statistics for given responsibilities of shape (n_samples, K)."""
+    n_components = responsibilities.shape[1]
+    zero = torch.zeros((), dtype=torch.float64, device=device)
+
+    def given(deviation: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        return as_tensor(responsibilities[rows], device).T.contiguous(), zero
+
+    origin = torch.as_tensor(np.mean(X, axis=0, dtype=np.float64), device=device)
+    origin = origin.expand(n_components, -1)
+    rough = _accumulate(X, origin, "diag", given)
+    means = origin + rough.first / (rough.counts + COUNT_FLOOR).unsqueeze(-1)
+    statistics = _accumulate(X, means, covariance_type, given)
+    if covariance_type == "tied" and not np.allclose(responsibilities.sum(1), 1.0):
+        # A start from single points. As scikit-learn does, the scatter of all samples
+        # about the origin takes the place of the weighted one: a wide start.
+        scatter = _accumulate(
+            X,
+            torch.zeros_like(means[:1]),
+            "tied",
+            lambda deviation, rows: (torch.ones_like(deviation[:, 0]), zero),
+        ).second
+        centres = statistics.counts.unsqueeze(-1) * means
+        statistics = replace(statistics, second=scatter - centres.T @ means)
+    return statistics
+
+
+def _accumulate(
+    X: Any,
+    reference: Tensor,
+    covariance_type: str,
+    responsibilities: Callable[[Tensor, slice], tuple[Tensor, Tensor]],
+) -> SufficientStatistics:
+    n_components, n_features = reference.shape
+    counts, first, second, log_likelihood = 0.0, 0.0, 0.0, 0.0
+    for rows in blocks(X.shape[0], n_components * n_features):
+        block = X[rows]
+        if not isinstance(block, Tensor):
+            block = as_tensor(block, reference.device)
+        deviation = block.T.unsqueeze(0) - reference.unsqueeze(-1)
+        resp, log_prob = responsibilities(deviation, rows)
+        weighted = deviation * resp.unsqueeze(1)
+        counts = counts + resp.sum(1)
+        first = first + weighted.sum(2)
+        second = second + _second_moment(weighted, deviation, covariance_type)
+        log_likelihood = log_likelihood + log_prob
+    return SufficientStatistics(
+        counts,
+        first,
+        second,
+        reference,
+        log_likelihood,
+        float(X.shape[0]),
+        covariance_type,
+    )
+
+
+def _second_moment(weighted: Tensor, deviation: Tensor, covariance_type: str) -> Tensor:
+    if covariance_type == "full":
+        return weighted @ deviation.mT
+    if covariance_type == "tied":
+        return (weighted @ deviation.mT).sum(0)
+    return (weighted * deviation).sum(2)
+
+
+def maximization(
+    statistics: SufficientStatistics, reg_covar: float
+) -> MixtureParameters:
+    """M step: weights, means and covariances in scikit-learn's layout."""
+    covariance_type = statistics.covariance_type
+    counts = statistics.counts + COUNT_FLOOR
+    shift = statistics.first / counts.unsqueeze(-1)
+    means = statistics.reference + shift
+    centred = statistics.around(means).second
+    if covariance_type == "full":
+        covariances = _regularise(centred / counts[:, None, None], reg_covar)
+    elif covariance_type == "tied":
+        covariances = _regularise(centred / counts.sum(), reg_covar)
+    else:
+        covariances = (centred / counts.unsqueeze(-1)).clamp(min=0) + reg_covar
+        if covariance_type == "spherical":
+            covariances = covariances.mean(-1)
+    return MixtureParameters(counts / counts.sum(), means, covariances)
+
+
+def _regularise(covariances: Tensor, reg_covar: float) -> Tensor:
+    covariances = 0.5 * (covariances + covariances.mT)
+    covariances.diagonal(dim1=-2, dim2=-1).add_(reg_covar)
+    return covariances
+
+
+def stepwise(
+    running: SufficientStatistics | None, batch: SufficientStatistics, rate: float
+) -> SufficientStatistics:
+    """Move running statistics towards those of a batch (stepwise EM).
+
+    Parameters
+    ----------
+    running : SufficientStatistics or None
+        Statistics so far, for a total of one sample; None starts anew.
+    batch : SufficientStatistics
+        Statistics of a batch.
+    rate : float
+        Weight of the batch, from 0 to 1; ``n_batch / n_seen`` gives exact averages.
+
+    Returns
+    -------
+    statistics : SufficientStatistics
+        The new running statistics.
+    """
+    average = batch * (1.0 / batch.total)
+    if running is None:
+        return average
+    return running * (1.0 - rate) + average * rate

@@ -1,0 +1,283 @@
+"""How the scale of every component is stored: a Cholesky factor, a diagonal, a number.
+
+The covariance of component k is ``L_k L_k'``. Each class stores ``L`` in its cheapest
+form, with leading shape ``(*batch, K)``; a leading component dimension of one means
+that all components share the scale ("tied"), and missing batch dimensions mean that
+all mixtures of a batch share it.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class Scale(ABC):
+    """The lower-triangular factors of the component covariances."""
+
+    factor: Tensor
+    n_matrix_dims: int
+
+    @property
+    def leading_shape(self) -> torch.Size:
+        """Shape of the batch and component dimensions."""
+        return self.factor.shape[: self.factor.dim() - self.n_matrix_dims]
+
+    def map(self, function: Any) -> "Scale":
+        """Return the same kind of scale with `function` applied to its tensor."""
+        return type(self)(function(self.factor))
+
+    def expand(self, batch_shape: torch.Size) -> "Scale":
+        """Add the batch dimensions, without copying."""
+        tail = self.factor.shape[-1 - self.n_matrix_dims :]
+        return self.map(lambda factor: factor.expand(*batch_shape, *tail))
+
+    def take(self, component: Tensor, batch_shape: torch.Size) -> Tensor:
+        """Return the factor of one component for each drawn component index."""
+        return take_component(self.factor, component, batch_shape, self.n_matrix_dims)
+
+    @abstractmethod
+    def whiten(self, deviation: Tensor) -> Tensor:
+        """Return L^-1 x for deviations of shape (*sample, *batch, K, D)."""
+
+    @abstractmethod
+    def whiten_columns(self, deviation: Tensor) -> Tensor:
+        """Return L^-1 x for deviations of shape (*batch, K, D, n_samples)."""
+
+    @abstractmethod
+    def color(
+        self, noise: Tensor, component: Tensor, batch_shape: torch.Size
+    ) -> Tensor:
+        """Return L_k x for noise (*sample, *batch, D) and drawn components k."""
+
+    @abstractmethod
+    def log_determinant(self, event_size: int) -> Tensor:
+        """Return log |L| of shape (*batch, K or 1)."""
+
+    @abstractmethod
+    def covariance(self, event_size: int) -> Tensor:
+        """Return L L' of shape (*batch, K or 1, D, D)."""
+
+    @abstractmethod
+    def variance(self, event_size: int) -> Tensor:
+        """Return the diagonal of L L', of shape (*batch, K or 1, D)."""
+
+    @abstractmethod
+    def precision_weighted_mean(self, weights: Tensor, means: Tensor) -> Tensor:
+        """Return (sum_k w_k S_k^-1)^-1 sum_k w_k S_k^-1 m_k, with w (..., K)."""
+
+    @abstractmethod
+    def marginal(self, indices: Tensor) -> "Scale":
+        """Return the scale of some coordinates, in the order given."""
+
+    @abstractmethod
+    def condition(
+        self, given: Tensor, rest: Tensor
+    ) -> tuple["Scale", Tensor | None, "Scale"]:
+        """Split into the scale of the given block, the cross factor, the rest's scale.
+
+        The cross factor L_tc of (1.4) maps whitened deviations of the given block to
+        shifts of the rest's means; None where the blocks are independent.
+        """
+
+    @abstractmethod
+    def multiply(self, scale: Tensor) -> "Scale":
+        """Return the scale of the coordinates multiplied by `scale`, of shape (D,)."""
+
+
+class TrilScale(Scale):
+    """Cholesky factors of shape (*batch, K or 1, D, D): full and tied covariances."""
+
+    n_matrix_dims = 2
+
+    def __init__(self, factor: Tensor):
+        self.factor = _drop_leading_ones(factor, 3)
+
+    def whiten(self, deviation: Tensor) -> Tensor:
+        # Sample dimensions become columns of the right-hand side, so that no factor
+        # is ever copied per sample.
+        n_sample_dims = deviation.dim() - (self.factor.dim() - 1)
+        columns = deviation.reshape(-1, *deviation.shape[n_sample_dims:])
+        whitened = self.whiten_columns(columns.movedim(0, -1))
+        return whitened.movedim(-1, 0).reshape(deviation.shape)
+
+    def whiten_columns(self, deviation: Tensor) -> Tensor:
+        return torch.linalg.solve_triangular(self.factor, deviation, upper=False)
+
+    def color(
+        self, noise: Tensor, component: Tensor, batch_shape: torch.Size
+    ) -> Tensor:
+        factor = self.take(component, batch_shape)
+        return (factor @ noise.unsqueeze(-1)).squeeze(-1)
+
+    def log_determinant(self, event_size: int) -> Tensor:
+        return self.factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+
+    def covariance(self, event_size: int) -> Tensor:
+        return self.factor @ self.factor.mT
+
+    def variance(self, event_size: int) -> Tensor:
+        return self.factor.square().sum(-1)
+
+    def precision_weighted_mean(self, weights: Tensor, means: Tensor) -> Tensor:
+        precision = torch.cholesky_inverse(self.factor)
+        precision = precision.expand(*precision.shape[:-3], weights.shape[-1], -1, -1)
+        shifted = (precision @ means.unsqueeze(-1)).squeeze(-1)
+        total = torch.einsum("...k,...kij->...ij", weights, precision)
+        return torch.linalg.solve(
+            total, torch.einsum("...k,...ki->...i", weights, shifted)
+        )
+
+    def marginal(self, indices: Tensor) -> "TrilScale":
+        return TrilScale(_triangularise(self.factor[..., indices, :]))
+
+    def condition(
+        self, given: Tensor, rest: Tensor
+    ) -> tuple[Scale, Tensor | None, Scale]:
+        order = torch.cat([given, rest])
+        factor = _triangularise(self.factor[..., order, :])
+        n_given = len(given)
+        return (
+            TrilScale(factor[..., :n_given, :n_given]),
+            factor[..., n_given:, :n_given],
+            TrilScale(factor[..., n_given:, n_given:]),
+        )
+
+    def multiply(self, scale: Tensor) -> "TrilScale":
+        return TrilScale(scale.unsqueeze(-1) * self.factor)
+
+
+class DiagonalScale(Scale):
+    """Standard deviations of shape (*batch, K or 1, D)."""
+
+    n_matrix_dims = 1
+
+    def __init__(self, factor: Tensor):
+        self.factor = _drop_leading_ones(factor, 2)
+
+    def whiten(self, deviation: Tensor) -> Tensor:
+        return deviation / self.factor
+
+    def whiten_columns(self, deviation: Tensor) -> Tensor:
+        return deviation / self.factor.unsqueeze(-1)
+
+    def color(
+        self, noise: Tensor, component: Tensor, batch_shape: torch.Size
+    ) -> Tensor:
+        return self.take(component, batch_shape) * noise
+
+    def log_determinant(self, event_size: int) -> Tensor:
+        return self.factor.log().sum(-1)
+
+    def covariance(self, event_size: int) -> Tensor:
+        return torch.diag_embed(self.factor.square())
+
+    def variance(self, event_size: int) -> Tensor:
+        return self.factor.square()
+
+    def precision_weighted_mean(self, weights: Tensor, means: Tensor) -> Tensor:
+        precision = weights.unsqueeze(-1) / self.factor.square()
+        return (precision * means).sum(-2) / precision.sum(-2)
+
+    def marginal(self, indices: Tensor) -> "DiagonalScale":
+        return DiagonalScale(self.factor[..., indices])
+
+    def condition(
+        self, given: Tensor, rest: Tensor
+    ) -> tuple[Scale, Tensor | None, Scale]:
+        return self.marginal(given), None, self.marginal(rest)
+
+    def multiply(self, scale: Tensor) -> "DiagonalScale":
+        return DiagonalScale(scale * self.factor)
+
+
+class SphericalScale(Scale):
+    """One standard deviation a component, of shape (*batch, K or 1)."""
+
+    n_matrix_dims = 0
+
+    def __init__(self, factor: Tensor):
+        self.factor = _drop_leading_ones(factor, 1)
+
+    def whiten(self, deviation: Tensor) -> Tensor:
+        return deviation / self.factor.unsqueeze(-1)
+
+    def whiten_columns(self, deviation: Tensor) -> Tensor:
+        return deviation / self.factor[..., None, None]
+
+    def color(
+        self, noise: Tensor, component: Tensor, batch_shape: torch.Size
+    ) -> Tensor:
+        return self.take(component, batch_shape).unsqueeze(-1) * noise
+
+    def log_determinant(self, event_size: int) -> Tensor:
+        return event_size * self.factor.log()
+
+    def covariance(self, event_size: int) -> Tensor:
+        return torch.diag_embed(self.variance(event_size))
+
+    def variance(self, event_size: int) -> Tensor:
+        return self.factor.square().unsqueeze(-1).expand(*self.factor.shape, event_size)
+
+    def precision_weighted_mean(self, weights: Tensor, means: Tensor) -> Tensor:
+        precision = (weights / self.factor.square()).unsqueeze(-1)
+        return (precision * means).sum(-2) / precision.sum(-2)
+
+    def marginal(self, indices: Tensor) -> "SphericalScale":
+        return self
+
+    def condition(
+        self, given: Tensor, rest: Tensor
+    ) -> tuple[Scale, Tensor | None, Scale]:
+        return self, None, self
+
+    def multiply(self, scale: Tensor) -> Scale:
+        if bool((scale == scale[0]).all()):
+            return SphericalScale(scale[0] * self.factor)
+        return DiagonalScale(scale * self.factor.unsqueeze(-1))
+
+
+def take_component(
+    parameter: Tensor, component: Tensor, batch_shape: torch.Size, n_event_dims: int
+) -> Tensor:
+    """Select ``parameter[..., k, ...]`` for each component index k.
+
+    `parameter` has shape (*batch, K or 1, *event), batch dimensions optional;
+    `component` has shape (*sample, *batch).
+    """
+    dim = -1 - n_event_dims
+    if parameter.shape[dim] == 1:
+        return parameter.squeeze(dim)
+    if parameter.dim() == 1 + n_event_dims:
+        return parameter[component]
+    parameter = parameter.expand(*batch_shape, *parameter.shape[dim:])
+    index = component.reshape(*component.shape, *(1,) * (1 + n_event_dims))
+    n_sample_dims = component.dim() - len(batch_shape)
+    parameter = parameter.reshape(*(1,) * n_sample_dims, *parameter.shape)
+    return torch.take_along_dim(parameter, index, dim=dim).squeeze(dim)
+
+
+def _drop_leading_ones(factor: Tensor, min_dims: int) -> Tensor:
+    """Drop batch dimensions of size one: a shared scale is stored as shared."""
+    while factor.dim() > min_dims and factor.shape[0] == 1:
+        factor = factor.squeeze(0)
+    return factor
+
+
+def _triangularise(factor: Tensor) -> Tensor:
+    """Return the Cholesky factor of ``factor factor'``.
+
+    By QR rather than by a Cholesky factorisation of the product, which would square
+    the condition number.
+    """
+    n_rows = factor.shape[-2]
+    upper = torch.triu(factor[..., :n_rows], diagonal=1)
+    if factor.device.type != "meta" and not bool(upper.any()):
+        if not bool(factor[..., n_rows:].any()):
+            return factor[..., :n_rows]
+    triangle = torch.linalg.qr(factor.mT).R.mT
+    diagonal = triangle.diagonal(dim1=-2, dim2=-1)
+    return triangle * torch.where(diagonal < 0, -1.0, 1.0).to(factor.dtype).unsqueeze(
+        -2
+    )
