@@ -1,6 +1,7 @@
 """Device, dtype and seeds: the one place that asks torch about the machine."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,8 @@ from sklearn.utils import check_random_state, gen_batches
 
 # Working set, in numbers, of one block of samples: about two megabytes of float64.
 BLOCK_NUMBERS = 2**18
+# Networks with fewer parameters train on one thread.
+SMALL_NETWORK = 2**20
 
 
 def resolve_device(device: Any) -> torch.device:
@@ -66,3 +69,36 @@ def blocks(n_samples: int, numbers_per_sample: int) -> Iterator[slice]:
     """Slices of samples whose working set stays near the size of the cache."""
     size = max(64, min(8192, BLOCK_NUMBERS // max(1, numbers_per_sample)))
     return gen_batches(n_samples, size)
+
+
+@contextmanager
+def private_torch_rng(seed: int, device: torch.device, active: bool) -> Iterator[None]:
+    """Seed torch's global RNG for code of the user's, and put its state back.
+
+    Modules and augmentations that a user supplies draw from the global RNG; everything
+    of the library's own has its private generator.
+    """
+    if not active:
+        yield
+        return
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def few_threads(device: torch.device, n_parameters: int) -> Iterator[None]:
+    """Train small networks on one thread, and put the user's thread count back.
+
+    The barriers inside small products cost more than a second thread gains.
+    """
+    n_threads = torch.get_num_threads()
+    if device.type != "cpu" or n_parameters > SMALL_NETWORK or n_threads == 1:
+        yield
+        return
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(n_threads)

@@ -1,6 +1,6 @@
-"""Warnings of the library."""
+"""Warnings and errors of the library."""
 
-__all__ = ["IgnoredTargetWarning"]
+__all__ = ["IgnoredTargetWarning", "IllDefinedCovarianceError"]
 
 
 class IgnoredTargetWarning(UserWarning):
@@ -14,4 +14,19 @@ class IgnoredTargetWarning(UserWarning):
     >>> import warnings
     >>> from skgmje.exceptions import IgnoredTargetWarning
     >>> warnings.simplefilter("ignore", IgnoredTargetWarning)
+    """
+
+
+class IllDefinedCovarianceError(ValueError, ArithmeticError):
+    """A covariance is not positive definite, so that a mixture has no density.
+
+    Examples
+    --------
+    >>> from skgmje.exceptions import IllDefinedCovarianceError
+    >>> from skgmje.mixture import GaussianMixture
+    >>> try:
+    ...     GaussianMixture(reg_covar=0.0).fit([[0.0, 1.0], [0.0, 2.0], [0.0, 4.0]])
+    ... except IllDefinedCovarianceError:
+    ...     print("constant column")
+    constant column
     """

@@ -123,6 +123,30 @@ class MultivariateNormalMixture(Distribution):
         self._validate_args = validate
 
     @classmethod
+    def from_log_weights(
+        cls, log_weights: Tensor, means: Tensor, **scale: Tensor
+    ) -> "MultivariateNormalMixture":
+        r"""Build a mixture from the logarithms of its weights, unchecked.
+
+        Logarithms keep what weights would lose to underflow, and their gradient.
+
+        Parameters
+        ----------
+        log_weights : tensor of shape (\*batch, K)
+            Normalised log-weights.
+        means : tensor of shape (\*batch, K, D)
+            Component means.
+        **scale : tensor
+            One of ``scale_tril``, ``scale_diag`` and ``scale_spherical``.
+
+        Returns
+        -------
+        mixture : MultivariateNormalMixture
+            The mixture.
+        """
+        return cls._from_parts(log_weights, means, _make_scale(**scale))
+
+    @classmethod
     def _from_parts(
         cls, log_weights: Tensor, means: Tensor, scale: Scale
     ) -> "MultivariateNormalMixture":
@@ -149,8 +173,8 @@ class MultivariateNormalMixture(Distribution):
             or (sizes - {n_features})
         ):
             raise ValueError(
-                f"Shapes do not fit together: weights {tuple(log_weights.shape)}, means "
-                f"{tuple(means.shape)} and {_SCALE_NAMES[type(scale)]} "
+                f"Shapes do not fit together: weights {tuple(log_weights.shape)}, "
+                f"means {tuple(means.shape)} and {_SCALE_NAMES[type(scale)]} "
                 f"{tuple(scale.factor.shape)}."
             )
         self._log_weights, self._means, self._scale = log_weights, means, scale
@@ -169,7 +193,7 @@ class MultivariateNormalMixture(Distribution):
                 )
 
     @property
-    def arg_constraints(self) -> dict[str, Any]:  # type: ignore[override]
+    def arg_constraints(self) -> dict[str, Any]:
         """Constraints of the parameters that are stored."""
         scale_constraint = {
             TrilScale: constraints.lower_cholesky,
@@ -205,7 +229,7 @@ class MultivariateNormalMixture(Distribution):
 
     @property
     def log_weights(self) -> Tensor:
-        r"""Logarithms of the weights, of shape (\*batch, K); exact where they vanish."""
+        r"""Logarithms of the weights, of shape (\*batch, K), exact for tiny weights."""
         return self._log_weights.expand(*self.batch_shape, -1)
 
     @property
@@ -684,7 +708,9 @@ class MultivariateNormalMixture(Distribution):
 
 
 def _make_scale(
-    scale_tril: Tensor | None, scale_diag: Tensor | None, scale_spherical: Tensor | None
+    scale_tril: Tensor | None = None,
+    scale_diag: Tensor | None = None,
+    scale_spherical: Tensor | None = None,
 ) -> Scale:
     given: list[Scale] = []
     if scale_tril is not None:

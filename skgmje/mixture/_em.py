@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from skgmje._backend import as_tensor, blocks
+from skgmje.exceptions import IllDefinedCovarianceError
 from skgmje.mixture._distribution import MultivariateNormalMixture
 from skgmje.mixture._scale import DiagonalScale, Scale, SphericalScale, TrilScale
 
@@ -122,10 +123,10 @@ def scale_of_covariances(covariances: Tensor, covariance_type: str) -> Scale:
         matrices = covariances if covariances.dim() == 3 else covariances.unsqueeze(0)
         factor, info = torch.linalg.cholesky_ex(matrices)
         if bool(info.any()) or not bool(torch.isfinite(factor).all()):
-            raise ValueError(ILL_DEFINED_COVARIANCE)
+            raise IllDefinedCovarianceError(ILL_DEFINED_COVARIANCE)
         return TrilScale(factor)
     if not bool((covariances > 0).all()) or not bool(torch.isfinite(covariances).all()):
-        raise ValueError(ILL_DEFINED_COVARIANCE)
+        raise IllDefinedCovarianceError(ILL_DEFINED_COVARIANCE)
     factor = covariances.sqrt()
     return (
         DiagonalScale(factor) if covariance_type == "diag" else SphericalScale(factor)
@@ -213,7 +214,10 @@ def _accumulate(
     responsibilities: Callable[[Tensor, slice], tuple[Tensor, Tensor]],
 ) -> SufficientStatistics:
     n_components, n_features = reference.shape
-    counts, first, second, log_likelihood = 0.0, 0.0, 0.0, 0.0
+    counts: Any = 0.0
+    first: Any = 0.0
+    second: Any = 0.0
+    log_likelihood: Any = 0.0
     for rows in blocks(X.shape[0], n_components * n_features):
         block = X[rows]
         if not isinstance(block, Tensor):
@@ -245,7 +249,7 @@ def _second_moment(weighted: Tensor, deviation: Tensor, covariance_type: str) ->
 
 
 def maximization(
-    statistics: SufficientStatistics, reg_covar: float
+    statistics: SufficientStatistics, reg_covar: float | Tensor
 ) -> MixtureParameters:
     """M step: weights, means and covariances in scikit-learn's layout."""
     covariance_type = statistics.covariance_type
@@ -264,21 +268,38 @@ def maximization(
     return MixtureParameters(counts / counts.sum(), means, covariances)
 
 
-def _regularise(covariances: Tensor, reg_covar: float) -> Tensor:
+def _regularise(covariances: Tensor, reg_covar: float | Tensor) -> Tensor:
     covariances = 0.5 * (covariances + covariances.mT)
     covariances.diagonal(dim1=-2, dim2=-1).add_(reg_covar)
     return covariances
 
 
+def statistics_of_density(density: MultivariateNormalMixture) -> SufficientStatistics:
+    """Return the statistics, for a total of one sample, whose M step is the density."""
+    weights, means = density.weights, density.means
+    covariances = covariances_of_density(density)
+    covariance_type = density.covariance_type
+    if covariance_type == "full":
+        second = weights[:, None, None] * covariances
+    elif covariance_type == "tied":
+        second = covariances
+    else:
+        second = weights.unsqueeze(-1) * density._scale.variance(means.shape[-1])
+    zero = torch.zeros((), dtype=means.dtype, device=means.device)
+    return SufficientStatistics(
+        weights, torch.zeros_like(means), second, means, zero, 1.0, covariance_type
+    )
+
+
 def stepwise(
-    running: SufficientStatistics | None, batch: SufficientStatistics, rate: float
+    running: SufficientStatistics, batch: SufficientStatistics, rate: float
 ) -> SufficientStatistics:
     """Move running statistics towards those of a batch (stepwise EM).
 
     Parameters
     ----------
-    running : SufficientStatistics or None
-        Statistics so far, for a total of one sample; None starts anew.
+    running : SufficientStatistics
+        Statistics so far, for a total of one sample.
     batch : SufficientStatistics
         Statistics of a batch.
     rate : float
@@ -289,7 +310,4 @@ def stepwise(
     statistics : SufficientStatistics
         The new running statistics.
     """
-    average = batch * (1.0 / batch.total)
-    if running is None:
-        return average
-    return running * (1.0 - rate) + average * rate
+    return running * (1.0 - rate) + batch * (rate / batch.total)

@@ -18,6 +18,8 @@ from skgmje._backend import (
     resolve_random_state,
 )
 from skgmje._validation import StrOptions, fit_context
+from skgmje.exceptions import IllDefinedCovarianceError
+from skgmje.io import SaveMixin
 from skgmje.mixture._distribution import MultivariateNormalMixture
 from skgmje.mixture._em import (
     ILL_DEFINED_COVARIANCE,
@@ -35,7 +37,7 @@ _SHORT_RUN_ITERATIONS = 15
 _SHORT_RUN_ROWS = 5000
 
 
-class GaussianMixture(sklearn.mixture.GaussianMixture):
+class GaussianMixture(SaveMixin, sklearn.mixture.GaussianMixture):
     """Gaussian mixture that can be conditioned.
 
     A drop-in for :class:`sklearn.mixture.GaussianMixture`: the same parameters,
@@ -143,6 +145,7 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
         ],
         "device": [str, torch.device, None],
     }
+    lower_bound_: float
 
     def __init__(
         self,
@@ -294,7 +297,7 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
 
         self.converged_ = False
         best_bound, best_bounds, best_n_iter = -np.inf, [], 0
-        best_parameters = None
+        best_parameters: Any = None
         for init in range(self.n_init if do_init else 1):
             self._print_verbose_msg_init_beg(init)
             if do_init:
@@ -361,13 +364,15 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
                 warnings.simplefilter("ignore", ConvergenceWarning)
                 try:
                     candidate.fit(X[fitted])
-                except ValueError:  # this start ends in a singular component
+                except (
+                    IllDefinedCovarianceError
+                ):  # this start ends in a singular component
                     continue
             score = candidate.score(X[rows])
             if score > best_score:
                 best_score, best = score, candidate
         if best_score == -np.inf:
-            raise ValueError(ILL_DEFINED_COVARIANCE)
+            raise IllDefinedCovarianceError(ILL_DEFINED_COVARIANCE)
         self._store(best._stored(), precisions=False)
 
     def _initialize(self, X, resp, xp=None):
@@ -575,8 +580,8 @@ class GaussianMixture(sklearn.mixture.GaussianMixture):
         check_is_fitted(self)
         if n_samples < 1:
             raise ValueError(
-                f"Invalid value for 'n_samples': {n_samples} . The sampling requires at "
-                "least one sample."
+                f"Invalid value for 'n_samples': {n_samples} . The sampling requires "
+                "at least one sample."
             )
         generator = make_generator(random_state, self._device())
         X, y = self.density_.sample_with_components((n_samples,), generator=generator)

@@ -16,8 +16,14 @@ from torch import Tensor
 class Scale(ABC):
     """The lower-triangular factors of the component covariances."""
 
-    factor: Tensor
     n_matrix_dims: int
+
+    def __init__(self, factor: Tensor):
+        # A leading batch dimension of one is dropped: a shared scale is stored shared.
+        min_dims = 1 + self.n_matrix_dims
+        while factor.dim() > min_dims and factor.shape[0] == 1:
+            factor = factor.squeeze(0)
+        self.factor = factor
 
     @property
     def leading_shape(self) -> torch.Size:
@@ -91,9 +97,6 @@ class TrilScale(Scale):
 
     n_matrix_dims = 2
 
-    def __init__(self, factor: Tensor):
-        self.factor = _drop_leading_ones(factor, 3)
-
     def whiten(self, deviation: Tensor) -> Tensor:
         # Sample dimensions become columns of the right-hand side, so that no factor
         # is ever copied per sample.
@@ -153,9 +156,6 @@ class DiagonalScale(Scale):
 
     n_matrix_dims = 1
 
-    def __init__(self, factor: Tensor):
-        self.factor = _drop_leading_ones(factor, 2)
-
     def whiten(self, deviation: Tensor) -> Tensor:
         return deviation / self.factor
 
@@ -196,9 +196,6 @@ class SphericalScale(Scale):
     """One standard deviation a component, of shape (*batch, K or 1)."""
 
     n_matrix_dims = 0
-
-    def __init__(self, factor: Tensor):
-        self.factor = _drop_leading_ones(factor, 1)
 
     def whiten(self, deviation: Tensor) -> Tensor:
         return deviation / self.factor.unsqueeze(-1)
@@ -258,13 +255,6 @@ def take_component(
     return torch.take_along_dim(parameter, index, dim=dim).squeeze(dim)
 
 
-def _drop_leading_ones(factor: Tensor, min_dims: int) -> Tensor:
-    """Drop batch dimensions of size one: a shared scale is stored as shared."""
-    while factor.dim() > min_dims and factor.shape[0] == 1:
-        factor = factor.squeeze(0)
-    return factor
-
-
 def _triangularise(factor: Tensor) -> Tensor:
     """Return the Cholesky factor of ``factor factor'``.
 
@@ -272,10 +262,8 @@ def _triangularise(factor: Tensor) -> Tensor:
     the condition number.
     """
     n_rows = factor.shape[-2]
-    upper = torch.triu(factor[..., :n_rows], diagonal=1)
-    if factor.device.type != "meta" and not bool(upper.any()):
-        if not bool(factor[..., n_rows:].any()):
-            return factor[..., :n_rows]
+    if factor.device.type != "meta" and not bool(factor.triu(diagonal=1).any()):
+        return factor[..., :n_rows]  # a leading block, in order
     triangle = torch.linalg.qr(factor.mT).R.mT
     diagonal = triangle.diagonal(dim1=-2, dim2=-1)
     return triangle * torch.where(diagonal < 0, -1.0, 1.0).to(factor.dtype).unsqueeze(

@@ -1,0 +1,7 @@
+"""The estimators: parameters in, the rooms below wired together."""
+
+from skgmje.embedding._gje import GJEEmbedder
+from skgmje.embedding._gmje import GMJEEmbedder
+from skgmje.embedding._mdn import MDNEmbedder
+
+__all__ = ["GJEEmbedder", "GMJEEmbedder", "MDNEmbedder"]

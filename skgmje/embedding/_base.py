@@ -1,0 +1,503 @@
+"""The estimator that all joint embeddings share: views in, networks and density out."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+)
+from sklearn.callback import CallbackSupportMixin, with_callbacks
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import validate_data
+from torch import Tensor, nn
+
+from skgmje._backend import (
+    as_tensor,
+    few_threads,
+    private_torch_rng,
+    resolve_device,
+    resolve_random_state,
+)
+from skgmje._validation import Interval, StrOptions, fit_context
+from skgmje.embedding._density import check_enough_rows, training_rate
+from skgmje.embedding._inference import InferenceMixin
+from skgmje.embedding._model import Encoders, JointModel, encode_views
+from skgmje.embedding._state import StateMixin, to_arrays, to_tensors
+from skgmje.io import SaveMixin
+from skgmje.networks import ACTIVATIONS, Encoder
+from skgmje.training import Trainer, Views
+from skgmje.views import AUGMENTATIONS, AugmentedViews, PairedViews, resolve_target
+
+MAX_SEED = np.iinfo(np.int32).max
+
+
+@dataclass
+class _Run:
+    """What one fit works on."""
+
+    model: JointModel
+    X: np.ndarray
+    target: np.ndarray | None
+    views: Views
+    seed: int
+    attributes: dict[str, Any]
+    trainer: Trainer | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.generator.device
+
+
+class BaseJointEmbedder(
+    CallbackSupportMixin,
+    InferenceMixin,
+    StateMixin,
+    SaveMixin,
+    ClassNamePrefixFeaturesOutMixin,
+    TransformerMixin,
+    BaseEstimator,
+    ABC,
+):
+    """Base of the joint embedders.
+
+    A subclass gives the latent density that is trained (`_make_latent`), the densities
+    that are fitted to the final embeddings (`_fit_densities`, `_update_densities`) and
+    their conditional (`_conditional`).
+    """
+
+    # The second view travels as metadata, so that labels can be y.
+    __metadata_request__fit = {"target_view": True}  # noqa: RUF012
+    __metadata_request__partial_fit = {"target_view": True}  # noqa: RUF012
+    __metadata_request__score = {"target_view": True}  # noqa: RUF012
+
+    _parameter_constraints: dict = {  # noqa: RUF012
+        "embedding_dim": [Interval(Integral, 1, None, closed="left")],
+        "encoder": [StrOptions({"mlp", "linear", "identity"}), callable],
+        "target_encoder": [StrOptions({"mlp", "linear", "identity"}), callable, None],
+        "hidden_layer_sizes": ["array-like"],
+        "activation": [StrOptions(set(ACTIVATIONS))],
+        "target": [StrOptions({"auto", "y", "augment"})],
+        "augmentation": [StrOptions(set(AUGMENTATIONS)), callable],
+        "reg_covar": [Interval(Real, 0, None, closed="left")],
+        "learning_rate_init": [Interval(Real, 0, None, closed="neither")],
+        "weight_decay": [Interval(Real, 0, None, closed="left")],
+        "batch_size": [Interval(Integral, 2, None, closed="left")],
+        "max_iter": [Interval(Integral, 1, None, closed="left")],
+        "tol": [Interval(Real, 0, None, closed="left")],
+        "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
+        "early_stopping": ["boolean"],
+        "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
+        "random_state": ["random_state"],
+        "verbose": ["verbose"],
+        "device": [str, torch.device, None],
+    }
+
+    # The kind of target encoder where y is the second view and none is asked for;
+    # None means the kind of the context encoder.
+    _default_target_encoder: str | None = None
+
+    # ---------------------------------------------------------------------- hooks
+
+    @abstractmethod
+    def _make_latent(self, encoders: Encoders, generator: torch.Generator) -> nn.Module:
+        """Return the latent density to train over the embeddings of both views."""
+
+    @abstractmethod
+    def _fit_densities(
+        self, model: JointModel, z_c: Tensor, z_t: Tensor, seed: int
+    ) -> dict[str, Any]:
+        """Return ``density_``, ``loss_curve_`` and what else depends on embeddings."""
+
+    @abstractmethod
+    def _update_densities(
+        self, model: JointModel, z_c: Tensor, z_t: Tensor, rate: float
+    ) -> dict[str, Any]:
+        """Return the same, moved towards a further batch."""
+
+    def _n_density_components(self) -> int:
+        return 1
+
+    # ------------------------------------------------------------------------ fit
+
+    @with_callbacks
+    @fit_context(prefer_skip_nested_validation=True)
+    def fit(self, X, y=None, *, target_view=None):
+        """Fit encoders and density to pairs of views.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Context view.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets), default=None
+            Target view, labels to ignore, or nothing, as ``target=`` says.
+        target_view : array-like of shape (n_samples, n_targets), default=None
+            Target view that wins over y, whatever ``target=`` says. It is requested by
+            default when metadata routing is enabled.
+
+        Returns
+        -------
+        self : object
+            The fitted estimator.
+
+        Raises
+        ------
+        ValueError
+            If X or the target view holds NaN, infinities or strings, if their lengths
+            differ, if y is ambiguous, or if there are fewer rows than components.
+
+        Warns
+        -----
+        IgnoredTargetWarning
+            If y holds labels and ``target='auto'``.
+        ConvergenceWarning
+            If the loss stopped being finite; the last good weights are kept.
+        """
+        X, target, attributes = self._validate_views(X, y, target_view, reset=True)
+        run = self._start(X, target, attributes)
+        context = self._init_callback_context(max_subtasks=self.max_iter)
+        data = {"X": X, "y": y}
+        if target_view is not None:
+            data["metadata"] = {"target_view": target_view}
+        context.call_on_fit_task_begin(estimator=self, **data)
+        if run.model.is_trainable:
+            self._train(run, context, data)
+        self._set(self._final_attributes(run))
+        context.call_on_fit_task_end(
+            estimator=self, **data, reconstruction_attributes={}
+        )
+        return self
+
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, *, target_view=None):
+        """Learn from one more batch of pairs: one epoch over it.
+
+        The first call sets the scale of both views. Encoders take one pass of gradient
+        steps, and the density one step of stepwise EM. With nothing to train and one
+        component the result equals that of `fit` on all rows; a density over trained
+        encoders forgets old batches, since their embeddings have changed.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            Context view.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets), default=None
+            As in `fit`.
+        target_view : array-like of shape (n_samples, n_targets), default=None
+            As in `fit`.
+
+        Returns
+        -------
+        self : object
+            The estimator.
+
+        Raises
+        ------
+        ValueError
+            As in `fit`, and if the batch has other columns than the batches before.
+        """
+        first = not self.__sklearn_is_fitted__()
+        X, target, attributes = self._validate_views(X, y, target_view, reset=first)
+        run = (
+            self._start(X, target, attributes)
+            if first
+            else self._resume(X, target, attributes)
+        )
+        n_seen = len(X) + (0 if first else self.n_samples_seen_)
+        losses: list[float] = []
+        if run.model.is_trainable:
+            trainer = self._make_trainer(run, max_iter=1, validate=False)
+            if not first and "optimizer" in self._training_state:
+                trainer.optimizer.load_state_dict(
+                    to_tensors(self._training_state["optimizer"], run.device)
+                    | {"param_groups": trainer.optimizer.state_dict()["param_groups"]}
+                )
+            run.trainer = trainer
+            with self._training_context(run):
+                trainer.run_epoch()
+            losses = trainer.history.loss_curve
+        if first:
+            final = self._final_attributes(run)
+        else:
+            rate = training_rate(len(X), n_seen, forget=run.model.is_trainable)
+            final = self._final_networks(run)
+            z_c, z_t = self._embed(run, final)
+            final |= self._update_densities(run.model, z_c, z_t, rate)
+            new = losses or final["loss_curve_"]
+            final["loss_curve_"] = self.loss_curve_ + new
+            final["n_iter_"] = len(final["loss_curve_"])
+        final["n_samples_seen_"] = n_seen
+        final["_training_state"] = self._keep_training_state(run)
+        self._set(final)
+        return self
+
+    def _validate_views(
+        self, X: Any, y: Any, target_view: Any, reset: bool
+    ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
+        columns = getattr(y if target_view is None else target_view, "columns", None)
+        X = validate_data(
+            self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset
+        )
+        target, source = resolve_target(X, y, target_view, self.target)
+        attributes: dict[str, Any] = {"target_source_": source}
+        if target is not None:
+            attributes["_target_is_column"] = target.ndim == 1
+            target = target.reshape(len(X), -1)
+            attributes["n_targets_in_"] = target.shape[1]
+            if columns is not None and all(isinstance(name, str) for name in columns):
+                attributes["target_feature_names_in_"] = np.array(columns, dtype=object)
+        if not reset:
+            self._check_same_views(target, source)
+        check_enough_rows(self._n_density_components(), len(X))
+        return X, target, attributes
+
+    def _check_same_views(self, target: np.ndarray | None, source: str) -> None:
+        if (source == "augment") != (self.target_source_ == "augment"):
+            raise ValueError(
+                f"The first batch took its target from {self.target_source_!r}, this "
+                f"one from {source!r}; pass the same kind of views at every call."
+            )
+        if target is not None and target.shape[1] != self.n_targets_in_:
+            raise ValueError(
+                f"The target view has {target.shape[1]} columns, but "
+                f"{type(self).__name__} was fitted with {self.n_targets_in_}."
+            )
+
+    # ------------------------------------------------------------- start and resume
+
+    def _start(
+        self, X: np.ndarray, target: np.ndarray | None, attributes: dict[str, Any]
+    ) -> _Run:
+        """Build networks for new data."""
+        device = resolve_device(self.device)
+        random_state = resolve_random_state(self.random_state)
+        seed = int(random_state.randint(MAX_SEED))
+        generator = torch.Generator(device=device).manual_seed(seed)
+        weights = torch.Generator().manual_seed(seed)
+        attributes["x_mean_"], attributes["x_scale_"] = _moments(X)
+        x_moments = attributes["x_mean_"], attributes["x_scale_"]
+        if target is None:
+            y_moments = x_moments
+        else:
+            y_moments = _moments(target)
+            attributes["y_mean_"], attributes["y_scale_"] = y_moments
+        with self._user_rng(seed, device):
+            encoder = self._make_encoder(self.encoder, x_moments, weights, device)
+            if target is None and self.target_encoder is None:
+                encoders = Encoders(encoder, encoder)
+            else:
+                kind = self.target_encoder
+                if kind is None:
+                    kind = self._default_target_encoder or self.encoder
+                encoders = Encoders(
+                    encoder, self._make_encoder(kind, y_moments, weights, device)
+                )
+            attributes["_n_features_out"] = encoders.widths()[0]
+            latent = self._make_latent(encoders, weights).to(device)
+        attributes["score_unit_"] = (
+            "nats of conditional log-likelihood"
+            if encoders.target.is_identity
+            else "nats of mutual information"
+        )
+        model = JointModel(encoders, latent, generator)
+        views = self._make_views(X, target, encoders)
+        return _Run(model, X, target, views, seed, attributes)
+
+    def _resume(
+        self, X: np.ndarray, target: np.ndarray | None, attributes: dict[str, Any]
+    ) -> _Run:
+        """Rebuild the training model of a fitted estimator."""
+        device = resolve_device(self.device)
+        sequence = np.random.SeedSequence([self._seed, self.n_samples_seen_])
+        seed = int(sequence.generate_state(1)[0])
+        generator = torch.Generator(device=device).manual_seed(seed)
+        encoders = self._encoders().map(lambda e: e.for_training().to(device))
+        weights = torch.Generator().manual_seed(seed)
+        latent = self._make_latent(encoders, weights).to(device)
+        model = JointModel(encoders, latent, generator)
+        if self._training_state:
+            state = to_tensors(self._training_state["latent"], device)
+            latent.load_state_dict(state)
+            model.started = True
+        views = self._make_views(X, target, encoders)
+        return _Run(model, X, target, views, self._seed, attributes)
+
+    def _make_encoder(
+        self,
+        kind: Any,
+        moments: tuple[np.ndarray, np.ndarray],
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> Encoder:
+        mean, scale = (torch.tensor(moment) for moment in moments)
+        recipe = {
+            "encoder": kind,
+            "n_features_in": len(mean),
+            "embedding_dim": self.embedding_dim,
+            "hidden_layer_sizes": tuple(self.hidden_layer_sizes),
+            "activation": self.activation,
+        }
+        encoder = Encoder(recipe, mean, scale, generator)
+        encoder.network.float()
+        return encoder.to(device)
+
+    def _make_views(
+        self, X: np.ndarray, target: np.ndarray | None, encoders: Encoders
+    ) -> Views:
+        encoder, target_encoder = encoders
+        device = encoder.mean.device
+        context = encoder.standardise(as_tensor(X, device)).float()
+        if target is not None:
+            return PairedViews(
+                context, target_encoder.standardise(as_tensor(target, device)).float()
+            )
+        return AugmentedViews(
+            context, self.augmentation, encoder.mean.float(), encoder.scale.float()
+        )
+
+    # -------------------------------------------------------------------- training
+
+    def _make_trainer(self, run: _Run, max_iter: int, validate: bool) -> Trainer:
+        n_samples = len(run.views)
+        rows = None
+        if validate:
+            n_validation = max(2, round(self.validation_fraction * n_samples))
+            if n_samples - n_validation < 2:
+                raise ValueError(
+                    "early_stopping=True needs at least two rows to train on and two to "
+                    f"validate on; got {n_samples} rows and validation_fraction="
+                    f"{self.validation_fraction}. Set early_stopping=False."
+                )
+            order = torch.randperm(
+                n_samples, generator=run.model.generator, device=run.device
+            )
+            rows = order[:n_validation]
+        return Trainer(
+            run.model,
+            run.views,
+            run.model.generator,
+            learning_rate=self.learning_rate_init,
+            weight_decay=self.weight_decay,
+            batch_size=self.batch_size,
+            max_iter=max_iter,
+            tol=self.tol,
+            n_iter_no_change=self.n_iter_no_change,
+            validation_rows=rows,
+            verbose=bool(self.verbose),
+        )
+
+    def _train(self, run: _Run, context: Any, data: dict[str, Any]) -> None:
+        trainer = self._make_trainer(run, self.max_iter, self.early_stopping)
+        run.trainer = trainer
+        with self._training_context(run):
+            while not trainer.done:
+                epoch = context.subcontext(task_name="epoch")
+                epoch.call_on_fit_task_begin(estimator=self, **data)
+                trainer.run_epoch()
+                if epoch.call_on_fit_task_end(
+                    estimator=self,
+                    **data,
+                    reconstruction_attributes=lambda: self._final_attributes(run),
+                ):
+                    break
+            trainer.restore_best()
+
+    def _user_rng(self, seed: int, device: torch.device):
+        """Guard the global RNG where code of the user's may draw from it."""
+        parts = (self.encoder, self.target_encoder, self.augmentation)
+        return private_torch_rng(seed, device, any(map(callable, parts)))
+
+    @contextmanager
+    def _training_context(self, run: _Run) -> Iterator[None]:
+        n_weights = sum(weight.numel() for weight in run.model.parameters())
+        with self._user_rng(run.seed, run.device), few_threads(run.device, n_weights):
+            yield
+
+    # -------------------------------------------------------------- after training
+
+    def _final_networks(self, run: _Run) -> dict[str, Any]:
+        encoder, target_encoder = run.model.encoders.map(Encoder.for_inference)
+        return run.attributes | {
+            "encoder_": encoder,
+            "target_encoder_": target_encoder,
+            "_seed": run.seed,
+        }
+
+    def _final_attributes(self, run: _Run) -> dict[str, Any]:
+        """Return all fitted attributes for the present weights."""
+        attributes = self._final_networks(run)
+        z_c, z_t = self._embed(run, attributes)
+        attributes |= self._fit_densities(run.model, z_c, z_t, run.seed)
+        attributes["n_iter_"] = len(attributes["loss_curve_"])
+        attributes["validation_loss_curve_"] = None
+        attributes["n_samples_seen_"] = len(run.views)
+        attributes["_training_state"] = {}
+        if run.trainer is not None:
+            history = run.trainer.history
+            attributes["loss_curve_"] = list(history.loss_curve)
+            attributes["n_iter_"] = run.trainer.n_epochs
+            if history.validation_loss_curve is not None:
+                attributes["validation_loss_curve_"] = list(
+                    history.validation_loss_curve
+                )
+        curve = attributes["validation_loss_curve_"] or attributes["loss_curve_"]
+        attributes["best_loss_"] = min(curve, default=float("nan"))
+        return attributes
+
+    def _embed(self, run: _Run, attributes: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Embed all rows in float64 with the encoders that will be kept."""
+        encoders = Encoders(attributes["encoder_"], attributes["target_encoder_"])
+        with self._user_rng(run.seed, run.device):
+            z_c, z_t = encode_views(
+                encoders, run.X, run.target, self.augmentation, run.seed
+            )
+        for name, z in (("context", z_c), ("target", z_t)):
+            if not bool(torch.isfinite(z).all()):
+                raise ValueError(
+                    f"The {name} encoder gives embeddings that are not finite; lower "
+                    "learning_rate_init or look for outliers in the data."
+                )
+        return z_c, z_t
+
+    def _keep_training_state(self, run: _Run) -> dict[str, Any]:
+        state: dict[str, Any] = {"latent": to_arrays(run.model.latent.state_dict())}
+        if run.trainer is not None:
+            moments = run.trainer.optimizer.state_dict()["state"]
+            state["optimizer"] = {"state": to_arrays(moments)}
+        return state
+
+    def _set(self, attributes: dict[str, Any]) -> None:
+        for name in (
+            "target_feature_names_in_",
+            "n_targets_in_",
+            "y_mean_",
+            "y_scale_",
+        ):
+            if name not in attributes and "x_mean_" in attributes:
+                self.__dict__.pop(name, None)
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def __sklearn_is_fitted__(self):
+        return hasattr(self, "density_")
+
+    def __sklearn_tags__(self):
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        tags.target_tags.required = self.target == "y"
+        tags.target_tags.multi_output = True
+        tags.target_tags.two_d_labels = True
+        return tags
+
+
+def _moments(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column; one for constant columns."""
+    scaler = StandardScaler().fit(np.asarray(X, dtype=np.float64))
+    return scaler.mean_, scaler.scale_

@@ -1,0 +1,204 @@
+"""GMJE: a mixture of Gaussians over the embeddings of two views."""
+
+from numbers import Integral
+
+import torch
+
+from skgmje._validation import Interval, StrOptions
+from skgmje.embedding._joint import JointDensityEmbedder
+from skgmje.embedding._model import Encoders
+from skgmje.latent import JointMixture
+
+
+class GMJEEmbedder(JointDensityEmbedder):
+    r"""Gaussian mixture joint embedding: several answers where several are true.
+
+    One mixture describes both embeddings, and its conditional, again a mixture, is the
+    prediction. Encoders are trained on the symmetric conditional likelihood with
+    detached targets and a divergence of each view's moments from the standard normal;
+    the mixture follows by EM. With identity encoders there is nothing to train: this
+    is Gaussian mixture regression, in the units of y.
+
+    Read more in the :ref:`User Guide <embedders>`.
+
+    Parameters
+    ----------
+    n_components : int, default=10
+        Number of mixture components.
+    embedding_dim : int, default=8
+        Width of the embeddings. An identity encoder keeps the width of its view.
+    encoder : {'mlp', 'linear', 'identity'}, nn.Module or callable, default='mlp'
+        Encoder of the context view. A module is copied and trained, or kept as it is if
+        no weight of it requires a gradient; a factory is called as
+        ``factory(n_features_in, embedding_dim)``. Both are given standardised rows.
+    target_encoder : same as `encoder` or None, default=None
+        Encoder of the target view. None means the same encoder for both views where both are drawn
+        from X, and otherwise a second one of the kind of `encoder`.
+    hidden_layer_sizes : array-like of int, default=(128, 128)
+        Hidden layers of ``'mlp'`` encoders.
+    activation : {'relu', 'tanh', 'silu', 'gelu', 'logistic', 'identity'}, \
+default='relu'
+        Activation of the hidden layers.
+    target : {'auto', 'y', 'augment'}, default='auto'
+        Which array is the target view. ``'y'``: y is. ``'augment'``: two views are
+        drawn from X, and y is ignored. ``'auto'``: y is, if it is a matrix of numbers;
+        without y, or with class labels in y, two views are drawn from X. Labels are
+        never taken for a view: in ``'auto'`` they are ignored with a warning, and what
+        could be either is refused. `target_view` in `fit` wins over y.
+    augmentation : {'corrupt', 'jitter'} or callable, default='corrupt'
+        How a view is drawn from X: entries replaced by those of other rows, Gaussian
+        noise, or a function of a batch (a tensor of rows in the units of X).
+    components : {'prototypes', 'em'}, default='prototypes'
+        How components follow the encoders: by a step of stepwise EM at every batch, or
+        by EM on all embeddings at every epoch.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
+        Form of the component covariances. Only full and tied ones let a component's
+        mean depend on the context.
+    reg_covar : float, default=1e-6
+        Added to the diagonal of the covariances of the fitted density, in units of the
+        variances of the embeddings.
+    learning_rate_init : float, default=1e-3
+        First step size of AdamW; it falls to zero along a half cosine.
+    weight_decay : float, default=1e-4
+        Decoupled weight decay.
+    batch_size : int, default=256
+        Samples in a batch. Batches are of nearly equal size.
+    max_iter : int, default=100
+        Largest number of epochs.
+    tol : float, default=1e-4
+        Smallest improvement of the loss, in nats, that counts.
+    n_iter_no_change : int, default=20
+        Epochs without improvement after which training ends.
+    early_stopping : bool, default=False
+        Whether to keep rows out of training, watch the loss on them, and restore the
+        weights that were best.
+    validation_fraction : float, default=0.1
+        Share of the rows that are kept out.
+    random_state : int, RandomState instance or None, default=None
+        Seed of weights, batches, augmentations and starts.
+    verbose : int, default=0
+        Whether to print the loss of every epoch.
+    device : str, torch.device or None, default=None
+        Where to compute: None is the CPU, ``"auto"`` is CUDA where there is one.
+
+    Attributes
+    ----------
+    encoder_, target_encoder_ : Encoder
+        The fitted encoders, in float64; one object if the views share it.
+    density_ : MultivariateNormalMixture
+        Joint mixture of both embeddings, refitted to all rows after training.
+    loss_curve_ : list of float
+        Training loss of each epoch, in nats;
+        without anything to train, negative log-likelihoods of the EM iterations.
+    validation_loss_curve_ : list of float or None
+        Loss on the rows kept out, or None without early stopping.
+    best_loss_ : float
+        Smallest value of the curve that was watched.
+    n_iter_ : int
+        Number of epochs, or of EM iterations without anything to train.
+    target_source_ : {'target_view', 'y', 'augment'}
+        Where the target view came from.
+    score_unit_ : str
+        What `score` measures: conditional log-likelihood or mutual information.
+    x_mean_, x_scale_, y_mean_, y_scale_ : ndarray
+        Moments by which the views were standardised.
+    n_features_in_ : int
+        Number of columns of the context view.
+    n_targets_in_ : int
+        Number of columns of the target view, if there was one.
+    n_samples_seen_ : int
+        Number of rows seen.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Column names of X, if they were strings.
+    target_feature_names_in_ : ndarray of shape (n_targets_in_,)
+        Column names of the target view, if they were strings.
+
+    See Also
+    --------
+    GJEEmbedder : One Gaussian.
+    MDNEmbedder : A mixture whose parameters a network reads from the context.
+    skgmje.mixture.GaussianMixture : The mixture alone.
+
+    References
+    ----------
+    Y. Huang, "Gaussian Joint Embeddings", arXiv:2603.26799 (2026), for the model; the
+    objective is our derivation.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from skgmje import GMJEEmbedder
+    >>> rng = np.random.default_rng(0)
+    >>> x = rng.uniform(1, 2, 500)
+    >>> y = rng.choice([-1, 1], 500) * x + 0.05 * rng.normal(size=500)
+    >>> gmje = GMJEEmbedder(2, encoder="identity", target="y", random_state=0)
+    >>> conditional = gmje.fit(x[:, None], y).conditional([[1.5]])
+    >>> np.sort(conditional.means.numpy().ravel()).round(1)
+    array([-1.5,  1.5])
+    """
+
+    _parameter_constraints: dict = {  # noqa: RUF012
+        **JointDensityEmbedder._parameter_constraints,
+        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "components": [StrOptions({"prototypes", "em"})],
+        "covariance_type": [StrOptions({"full", "tied", "diag", "spherical"})],
+    }
+
+    def __init__(
+        self,
+        n_components=10,
+        *,
+        embedding_dim=8,
+        encoder="mlp",
+        target_encoder=None,
+        hidden_layer_sizes=(128, 128),
+        activation="relu",
+        target="auto",
+        augmentation="corrupt",
+        components="prototypes",
+        covariance_type="full",
+        reg_covar=1e-6,
+        learning_rate_init=1e-3,
+        weight_decay=1e-4,
+        batch_size=256,
+        max_iter=100,
+        tol=1e-4,
+        n_iter_no_change=20,
+        early_stopping=False,
+        validation_fraction=0.1,
+        random_state=None,
+        verbose=0,
+        device=None,
+    ):
+        self.n_components = n_components
+        self.embedding_dim = embedding_dim
+        self.encoder = encoder
+        self.target_encoder = target_encoder
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.target = target
+        self.augmentation = augmentation
+        self.components = components
+        self.covariance_type = covariance_type
+        self.reg_covar = reg_covar
+        self.learning_rate_init = learning_rate_init
+        self.weight_decay = weight_decay
+        self.batch_size = batch_size
+        self.max_iter = max_iter
+        self.tol = tol
+        self.n_iter_no_change = n_iter_no_change
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.random_state = random_state
+        self.verbose = verbose
+        self.device = device
+
+    def _make_latent(
+        self, encoders: Encoders, generator: torch.Generator
+    ) -> torch.nn.Module:
+        return JointMixture(
+            self.n_components, self.covariance_type, self.components == "em"
+        )
+
+    def _density_form(self) -> tuple[int, str]:
+        return self.n_components, self.covariance_type

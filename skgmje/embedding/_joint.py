@@ -1,0 +1,104 @@
+"""Embedders whose latent density is one mixture over both views."""
+
+from abc import abstractmethod
+from typing import Any
+
+import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
+
+from skgmje._backend import as_numpy, make_generator, resolve_device
+from skgmje.embedding._base import BaseJointEmbedder
+from skgmje.embedding._density import fit_mixture, update_mixture
+from skgmje.embedding._inference import _check_number_of_draws
+from skgmje.embedding._model import JointModel, encode
+from skgmje.mixture import MultivariateNormalMixture
+
+
+class JointDensityEmbedder(BaseJointEmbedder):
+    """Base of the embedders with a joint density: everything follows from it."""
+
+    @abstractmethod
+    def _density_form(self) -> tuple[int, str]:
+        """Return the number of components and the covariance type."""
+
+    def _n_density_components(self) -> int:
+        return self._density_form()[0]
+
+    def _fit_densities(
+        self, model: JointModel, z_c: Tensor, z_t: Tensor, seed: int
+    ) -> dict[str, Any]:
+        n_components, covariance_type = self._density_form()
+        z = torch.cat([z_c, z_t], dim=1)
+        density, loss_curve = fit_mixture(
+            z, n_components, covariance_type, self.reg_covar, seed
+        )
+        return {"density_": density, "loss_curve_": loss_curve}
+
+    def _update_densities(
+        self, model: JointModel, z_c: Tensor, z_t: Tensor, rate: float
+    ) -> dict[str, Any]:
+        z = torch.cat([z_c, z_t], dim=1)
+        density = self._on_device(self.density_)
+        density, loss = update_mixture(density, z, rate, self.reg_covar)
+        return {"density_": density, "loss_curve_": [loss]}
+
+    def _indices(self) -> tuple[list[int], list[int]]:
+        n_context, n_both = self._n_features_out, self.density_.event_shape[0]
+        return list(range(n_context)), list(range(n_context, n_both))
+
+    def _conditional(self, z_c: Tensor) -> MultivariateNormalMixture:
+        return self._on_device(self.density_).condition(self._indices()[0], z_c)
+
+    def _context_density(self) -> MultivariateNormalMixture:
+        return self._on_device(self.density_).marginal(self._indices()[0])
+
+    def _target_density(self) -> MultivariateNormalMixture:
+        return self._on_device(self.density_).marginal(self._indices()[1])
+
+    def conditional_context(self, Y):
+        """Conditional density of the context embedding for each target: the reverse.
+
+        Parameters
+        ----------
+        Y : array-like of shape (n_samples, n_targets)
+            Target view.
+
+        Returns
+        -------
+        conditional : MultivariateNormalMixture
+            Batch of `n_samples` mixtures over the context embedding.
+        """
+        check_is_fitted(self)
+        z_t = encode(self._encoders().target, self._check_target(Y))
+        return self._on_device(self.density_).condition(self._indices()[1], z_t)
+
+    def sample(self, n=1, *, random_state=None):
+        """Draw pairs of embeddings from the joint density.
+
+        Parameters
+        ----------
+        n : int, default=1
+            Number of pairs.
+        random_state : int, RandomState instance or None, default=None
+            Seed of this call. None draws anew at every call.
+
+        Returns
+        -------
+        Z_c : ndarray of shape (n, embedding_dim)
+            Context embeddings, in random order of components.
+        Z_t : ndarray of shape (n, target_embedding_dim)
+            Target embeddings.
+
+        Raises
+        ------
+        ValueError
+            If `n` is less than one.
+        """
+        check_is_fitted(self)
+        _check_number_of_draws(n)
+        device = resolve_device(self.device)
+        generator = make_generator(random_state, device)
+        pairs = self._on_device(self.density_).sample((n,), generator=generator)
+        context, target = (as_numpy(pairs[:, view]) for view in self._indices())
+        return context, target

@@ -1,0 +1,98 @@
+"""What a fitted estimator is pickled as: parameters, recipes and NumPy arrays."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.exceptions import InconsistentVersionWarning
+from torch import Tensor
+
+import skgmje
+from skgmje._backend import as_numpy, as_tensor
+from skgmje.mixture import MultivariateNormalMixture
+from skgmje.networks import Encoder, MixtureDensityHead
+
+STATE_VERSION = 1
+
+
+class StateMixin:
+    """Pickle without torch: networks as recipes and arrays, densities as arrays."""
+
+    def __getstate__(self):
+        state = dict(super().__getstate__())  # type: ignore[call-overload]
+        if state.get("target_encoder_") is state.get("encoder_"):
+            state.pop("target_encoder_", None)
+        for name, value in state.items():
+            if isinstance(value, (Encoder, MixtureDensityHead)):
+                state[name] = {
+                    "recipe": value.recipe,
+                    "arrays": to_arrays(dict(value.state_dict())),
+                }
+            elif isinstance(value, MultivariateNormalMixture):
+                state[name] = {"density": to_arrays(value.parameters())}
+        return state | {
+            "_state_version": STATE_VERSION,
+            "_skgmje_version": skgmje.__version__,
+        }
+
+    def __setstate__(self, state):
+        state = dict(state)
+        version = state.pop("_skgmje_version", None)
+        state.pop("_state_version", None)
+        if version != skgmje.__version__:
+            warnings.warn(
+                InconsistentVersionWarning(
+                    estimator_name=type(self).__name__,
+                    current_sklearn_version=skgmje.__version__,
+                    original_sklearn_version=version,
+                ),
+                stacklevel=2,
+            )
+        for name, value in state.items():
+            if isinstance(value, dict) and "recipe" in value:
+                state[name] = _build(value["recipe"], value["arrays"])
+            elif isinstance(value, dict) and "density" in value:
+                state[name] = MultivariateNormalMixture(
+                    **to_tensors(value["density"], torch.device("cpu")),
+                    validate_args=False,
+                )
+        if "encoder_" in state:
+            state.setdefault("target_encoder_", state["encoder_"])
+        super().__setstate__(state)  # type: ignore[misc]
+
+
+def _build(recipe: dict[str, Any], arrays: dict[str, np.ndarray]):
+    """Build a network from its recipe, and leave torch's global RNG as it was."""
+    with torch.random.fork_rng(devices=[]):
+        if "encoder" in recipe:
+            moments = torch.zeros(len(arrays["mean"]))
+            module: torch.nn.Module = Encoder(recipe, moments, moments.clone())
+        else:
+            module = MixtureDensityHead(**recipe)
+    module.double().load_state_dict(to_tensors(arrays, torch.device("cpu")))
+    return module.eval()
+
+
+def to_arrays(tree: Any) -> Any:
+    """Replace the tensors of nested dicts, lists and tuples by NumPy arrays."""
+    return _map(tree, Tensor, as_numpy)
+
+
+def to_tensors(tree: Any, device: torch.device) -> Any:
+    """Replace the NumPy arrays of nested containers by tensors on a device."""
+
+    def convert(array: np.ndarray) -> Tensor:
+        return as_tensor(array, device, torch.from_numpy(array[..., :0].copy()).dtype)
+
+    return _map(tree, np.ndarray, convert)
+
+
+def _map(tree: Any, leaf: type, function: Any) -> Any:
+    if isinstance(tree, leaf):
+        return function(tree)
+    if isinstance(tree, dict):
+        return {key: _map(value, leaf, function) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(_map(value, leaf, function) for value in tree)
+    return tree

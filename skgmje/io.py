@@ -1,0 +1,171 @@
+"""Files that hold a fitted estimator and can hold no code.
+
+Arrays are stored by safetensors, everything else as JSON in its metadata. The class is
+looked up among this library's own.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+import skgmje
+
+__all__ = ["SaveMixin", "load"]
+
+FORMAT = 1
+_LOADABLE = ("GJEEmbedder", "GMJEEmbedder", "GaussianMixture", "MDNEmbedder")
+
+
+class SaveMixin:
+    """Give an estimator the method `save`."""
+
+    def save(self, path):
+        """Write the estimator to a file that can hold no code.
+
+        Parameters
+        ----------
+        path : str or path-like
+            File to write.
+
+        Raises
+        ------
+        TypeError
+            If a parameter has no safe form, such as a RandomState instance. Encoders
+            that are modules or factories are left out, and are given to
+            :func:`skgmje.load` again.
+
+        See Also
+        --------
+        skgmje.load : The way back.
+
+        Examples
+        --------
+        >>> import os, tempfile, skgmje
+        >>> mixture = skgmje.GaussianMixture(2, random_state=0).fit([[0], [1], [5]])
+        >>> path = os.path.join(tempfile.mkdtemp(), "mixture.safetensors")
+        >>> mixture.save(path)
+        >>> skgmje.load(path).predict([[5.5]]) == mixture.predict([[5.5]])
+        array([ True])
+        """
+        arrays: dict[str, np.ndarray] = {}
+        state = _encode(self.__getstate__(), "", arrays)
+        header = {
+            "skgmje_format": FORMAT,
+            "skgmje_version": skgmje.__version__,
+            "class": type(self).__name__,
+            "state": state,
+        }
+        save_file(arrays, Path(path), metadata={"skgmje": json.dumps(header)})
+
+
+def load(path, **encoders):
+    """Read an estimator that was written by its method `save`.
+
+    Parameters
+    ----------
+    path : str or path-like
+        File to read.
+    **encoders : callable or nn.Module
+        The ``encoder=`` and ``target_encoder=`` of the estimator, where they were
+        modules or factories: a file holds their weights, but not their code.
+
+    Returns
+    -------
+    estimator : estimator
+        The fitted estimator, on the CPU until it is used.
+
+    Raises
+    ------
+    ValueError
+        If the file is truncated, foreign or written by a newer version, or if an
+        encoder is missing.
+
+    Examples
+    --------
+    >>> import os, tempfile, skgmje
+    >>> mixture = skgmje.GaussianMixture(2, random_state=0).fit([[0], [1], [5]])
+    >>> path = os.path.join(tempfile.mkdtemp(), "mixture.safetensors")
+    >>> mixture.save(path)
+    >>> skgmje.load(path)
+    GaussianMixture(n_components=2, random_state=0)
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}.")
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads((file.metadata() or {})["skgmje"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        form, name, state = header["skgmje_format"], header["class"], header["state"]
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise ValueError(
+            f"{str(path)!r} is not a file that an skgmje estimator saved, or it is "
+            "incomplete."
+        ) from error
+    if form > FORMAT or name not in _LOADABLE:
+        raise ValueError(
+            f"{str(path)!r} was written by skgmje {header.get('skgmje_version')}, "
+            "which is newer than this one; update skgmje to read it."
+        )
+    estimator = getattr(skgmje, name)()
+    estimator.__setstate__(_decode(state, arrays, encoders))
+    return estimator
+
+
+def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    """Turn a value into JSON, moving numeric arrays into `arrays`."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind in "biuf":
+            arrays[path] = np.ascontiguousarray(value)
+            return {"__array__": path}
+        return {"__strings__": [str(item) for item in value.ravel()]}
+    if isinstance(value, dict):
+        return {
+            "__dict__": [
+                [_encode(k, path, arrays), _encode(v, f"{path}/{k}", arrays)]
+                for k, v in value.items()
+            ]
+        }
+    if isinstance(value, (list, tuple)):
+        items = [_encode(v, f"{path}/{i}", arrays) for i, v in enumerate(value)]
+        return {"__tuple__": items} if isinstance(value, tuple) else items
+    parameter = path.rsplit("/", maxsplit=1)[-1]
+    if parameter in ("encoder", "target_encoder") and callable(value):
+        owner = "target_encoder" if "target_encoder" in path else "encoder"
+        return {"__code__": owner}
+    raise TypeError(
+        f"{parameter} holds a {type(value).__name__}, which a file without code cannot "
+        "hold; use a number, a string or None, or save with joblib."
+    )
+
+
+def _decode(value: Any, arrays: dict[str, np.ndarray], encoders: dict[str, Any]) -> Any:
+    if isinstance(value, list):
+        return [_decode(item, arrays, encoders) for item in value]
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "__array__":
+        return arrays[content]
+    if kind == "__strings__":
+        return np.array(content, dtype=object)
+    if kind == "__tuple__":
+        return tuple(_decode(item, arrays, encoders) for item in content)
+    if kind == "__code__":
+        if content not in encoders:
+            raise ValueError(
+                f"The estimator was fitted with {content}= a module or factory, whose "
+                f"code no file holds; pass it again: load(path, {content}=...)."
+            )
+        return encoders[content]
+    return {
+        _decode(k, arrays, encoders): _decode(v, arrays, encoders) for k, v in content
+    }

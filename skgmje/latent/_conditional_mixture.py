@@ -1,0 +1,64 @@
+"""Mixture density networks: the mixture is read from the context embedding alone."""
+
+import copy
+
+from torch import Tensor, nn
+
+from skgmje.latent._entropies import moment_kl
+from skgmje.networks import MixtureDensityHead
+
+
+class ConditionalMixture(nn.Module):
+    r"""Conditional likelihood of a mixture density head, with marginal divergence.
+
+    .. math:: -\mathrm{E} \log p(\bar z_t | z_c)
+              + \lambda \, \mathrm{KL}(\mathcal N(z_c) \| \mathcal N(0, I))
+
+    The target is detached (a bar), since a learned target that the likelihood pulls on
+    becomes constant. A second head in the reverse direction, with the roles of the
+    views exchanged, trains a target encoder that does not share the context encoder's
+    weights. The paper's marginal loss is not public; this is the option M2 of our
+    derivation.
+
+    Parameters
+    ----------
+    head : MixtureDensityHead
+        From context to target.
+    reverse_head : MixtureDensityHead or None
+        From target to context, or None if the target encoder is not trained on its
+        own.
+    marginal_weight : float
+        Weight of the divergence of each trained view.
+    """
+
+    each_epoch = False
+
+    def __init__(
+        self,
+        head: MixtureDensityHead,
+        reverse_head: MixtureDensityHead | None,
+        marginal_weight: float,
+    ):
+        super().__init__()
+        self.head, self.reverse_head = head, reverse_head
+        self.marginal_weight = marginal_weight
+
+    def initialize(self, z_c: Tensor, z_t: Tensor, seed: int) -> None:
+        """Start the heads from the clusters of the embeddings."""
+        self.head.initialize(z_t, seed)
+        if self.reverse_head is not None:
+            self.reverse_head.initialize(z_c, seed)
+
+    def head_for_inference(self) -> MixtureDensityHead:
+        """Return a copy of the head in float64, in evaluation mode."""
+        return copy.deepcopy(self.head).double().eval()
+
+    def forward(self, z_c: Tensor, z_t: Tensor) -> Tensor:
+        """Return the loss in nats for embeddings of shape (n_samples, ...)."""
+        loss = -self.head(z_c).log_prob(z_t.detach()).mean()
+        if self.marginal_weight > 0:
+            loss = loss + self.marginal_weight * moment_kl(z_c)
+        if self.reverse_head is not None:
+            loss = loss - self.reverse_head(z_t).log_prob(z_c.detach()).mean()
+            loss = loss + self.marginal_weight * moment_kl(z_t)
+        return loss

@@ -1,0 +1,153 @@
+"""Encoders: from the rows of a view to its embedding."""
+
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from skgmje.networks._mlp import MLP
+
+
+class Encoder(nn.Module):
+    """A network on standardised inputs, with the standardisation inside.
+
+    Parameters
+    ----------
+    recipe : dict
+        Arguments of :func:`make_network`: ``encoder``, ``n_features_in``,
+        ``embedding_dim``, ``hidden_layer_sizes`` and ``activation``.
+    mean, scale : tensor of shape (n_features,)
+        Mean and standard deviation of the view, in its own units.
+    generator : torch.Generator, optional
+        Source of the initial weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmje.networks import Encoder
+    >>> recipe = dict(encoder="mlp", n_features_in=4, embedding_dim=2,
+    ...               hidden_layer_sizes=(8,), activation="relu")
+    >>> encoder = Encoder(recipe, torch.zeros(4), torch.ones(4))
+    >>> encoder(torch.zeros(3, 4)).shape
+    torch.Size([3, 2])
+    """
+
+    mean: Tensor
+    scale: Tensor
+    network: nn.Module
+
+    def __init__(
+        self,
+        recipe: dict[str, Any],
+        mean: Tensor,
+        scale: Tensor,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.recipe = recipe
+        self.network = make_network(**recipe, generator=generator)
+        self.register_buffer("mean", mean)
+        self.register_buffer("scale", scale)
+
+    @property
+    def is_identity(self) -> bool:
+        """Whether embeddings are the view itself, in its own units."""
+        return isinstance(self.network, nn.Identity)
+
+    @property
+    def is_trainable(self) -> bool:
+        """Whether any weight can change."""
+        return any(weight.requires_grad for weight in self.network.parameters())
+
+    def standardise(self, x: Tensor) -> Tensor:
+        """Return the rows in units of standard deviations from the mean."""
+        return (x - self.mean) / self.scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Encode rows that are in the view's own units."""
+        return x if self.is_identity else self.network(self.standardise(x))
+
+    def standardise_embedding(self, z: Tensor) -> Tensor:
+        """Return embeddings in the units in which they were trained on."""
+        return self.standardise(z) if self.is_identity else z
+
+    def for_inference(self) -> "Encoder":
+        """Return a copy in float64, in evaluation mode."""
+        return copy.deepcopy(self).double().eval()
+
+    def for_training(self) -> "Encoder":
+        """Return a copy whose network is in float32, in training mode."""
+        encoder = copy.deepcopy(self).train()
+        encoder.network.float()
+        return encoder
+
+
+def make_network(
+    encoder: str | nn.Module | Callable[[int, int], nn.Module],
+    n_features_in: int,
+    embedding_dim: int,
+    hidden_layer_sizes: Sequence[int],
+    activation: str,
+    generator: torch.Generator | None,
+) -> nn.Module:
+    """Build the network that an ``encoder=`` parameter asks for.
+
+    Parameters
+    ----------
+    encoder : {'mlp', 'linear', 'identity'}, nn.Module or callable
+        A name; a module, of which a copy is trained; or a factory called as
+        ``factory(n_features_in, embedding_dim)``.
+    n_features_in : int
+        Width of the view.
+    embedding_dim : int
+        Width of the embedding.
+    hidden_layer_sizes : sequence of int
+        Hidden layers of ``'mlp'``.
+    activation : str
+        Activation of ``'mlp'``.
+    generator : torch.Generator or None
+        Source of the initial weights of ``'mlp'`` and ``'linear'``.
+
+    Returns
+    -------
+    network : nn.Module
+        The network, in float32.
+
+    Raises
+    ------
+    ValueError
+        If a module or factory of the user's does not give two-dimensional embeddings.
+    """
+    if encoder == "mlp":
+        sizes = tuple(hidden_layer_sizes)
+        return MLP(n_features_in, embedding_dim, sizes, activation, generator)
+    if encoder == "linear":
+        return MLP(n_features_in, embedding_dim, (), activation, generator)
+    if encoder == "identity":
+        return nn.Identity()
+    if isinstance(encoder, nn.Module):
+        return copy.deepcopy(encoder)
+    network = encoder(n_features_in, embedding_dim)  # type: ignore[operator]
+    if not isinstance(network, nn.Module):
+        raise ValueError(
+            "An encoder factory must return a torch.nn.Module; got "
+            f"{type(network).__name__}."
+        )
+    return network
+
+
+@torch.no_grad()
+def embedding_width(network: nn.Module, n_features_in: int, device: Any) -> int:
+    """Width of the embeddings that a network makes; refuse what is no embedding."""
+    training = network.training
+    output = network.eval()(torch.zeros(2, n_features_in, device=device))
+    network.train(training)
+    if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 2:
+        shape = tuple(output.shape) if isinstance(output, Tensor) else type(output)
+        raise ValueError(
+            "An encoder must map (n_samples, n_features) to (n_samples, embedding_dim);"
+            f" for 2 samples of {n_features_in} features it gave {shape}."
+        )
+    return output.shape[1]

@@ -1,0 +1,131 @@
+"""Heads: networks whose output is a distribution."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.cluster import KMeans
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from skgmje.mixture import MultivariateNormalMixture
+from skgmje.networks._mlp import MLP
+
+# Smallest standard deviation of a component, in standard deviations of the target.
+SCALE_FLOOR = 1e-3
+
+
+class MixtureDensityHead(nn.Module):
+    """Network that reads the parameters of a Gaussian mixture from its input.
+
+    It is never given the target: its only argument is the context embedding, so that
+    it cannot copy the answer (maths of Bishop, *Mixture Density Networks*, 1994).
+
+    Parameters
+    ----------
+    n_features_in : int
+        Width of the context embedding.
+    n_components : int
+        Number of components K.
+    n_features_out : int
+        Width of the target D.
+    covariance_type : {'diag', 'full', 'spherical'}, default='diag'
+        Form of the component covariances.
+    hidden_layer_sizes : sequence of int, default=()
+        Hidden layers.
+    activation : str, default='relu'
+        Activation of the hidden layers.
+    generator : torch.Generator, optional
+        Source of the initial weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmje.networks import MixtureDensityHead
+    >>> MixtureDensityHead(4, 3, 2)(torch.zeros(5, 4))
+    MultivariateNormalMixture(n_components=3, n_features=2, covariance_type='diag', \
+batch_shape=(5,))
+    """
+
+    def __init__(
+        self,
+        n_features_in: int,
+        n_components: int,
+        n_features_out: int,
+        covariance_type: str = "diag",
+        hidden_layer_sizes: Sequence[int] = (),
+        activation: str = "relu",
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.recipe = {
+            "n_features_in": n_features_in,
+            "n_components": n_components,
+            "n_features_out": n_features_out,
+            "covariance_type": covariance_type,
+            "hidden_layer_sizes": tuple(hidden_layer_sizes),
+            "activation": activation,
+        }
+        self.n_components, self.n_features_out = n_components, n_features_out
+        self.covariance_type = covariance_type
+        n_scales = {"diag": n_features_out, "full": n_features_out, "spherical": 1}
+        n_lower = n_features_out * (n_features_out - 1) // 2
+        self._sizes = [
+            n_components,
+            n_components * n_features_out,
+            n_components * n_scales[covariance_type],
+            n_components * n_lower if covariance_type == "full" else 0,
+        ]
+        self.network = MLP(
+            n_features_in, sum(self._sizes), hidden_layer_sizes, activation, generator
+        )
+
+    def forward(self, context: Tensor) -> MultivariateNormalMixture:
+        """Return the batch of mixtures for contexts of shape (n_samples, D_in)."""
+        logits, means, raw, lower = self.network(context).split(self._sizes, dim=-1)
+        shape = (*context.shape[:-1], self.n_components)
+        means = means.reshape(*shape, self.n_features_out)
+        scale = SCALE_FLOOR + F.softplus(raw).reshape(*shape, -1)
+        log_weights = logits.log_softmax(-1)
+        if self.covariance_type == "diag":
+            return MultivariateNormalMixture.from_log_weights(
+                log_weights, means, scale_diag=scale
+            )
+        if self.covariance_type == "spherical":
+            return MultivariateNormalMixture.from_log_weights(
+                log_weights, means, scale_spherical=scale.squeeze(-1)
+            )
+        rows, columns = torch.tril_indices(
+            self.n_features_out, self.n_features_out, -1, device=context.device
+        )
+        scale_tril = torch.diag_embed(scale)
+        scale_tril[..., rows, columns] = lower.reshape(*shape, -1)
+        return MultivariateNormalMixture.from_log_weights(
+            log_weights, means, scale_tril=scale_tril
+        )
+
+    @torch.no_grad()
+    def initialize(self, target: Tensor, seed: int) -> None:
+        """Start from the k-means centres of the targets and the spread about them."""
+        rows = target.double().cpu().numpy()
+        n_clusters = min(self.n_components, len(np.unique(rows, axis=0)))
+        kmeans = KMeans(n_clusters, n_init=1, random_state=seed).fit(rows)
+        residual = rows - kmeans.cluster_centers_[kmeans.labels_]
+        spread = np.maximum(residual.std(axis=0), 10 * SCALE_FLOOR)
+        if self.covariance_type == "spherical":
+            spread = spread.mean(keepdims=True)
+        last: Any = self.network[-1]
+        centres = np.resize(
+            kmeans.cluster_centers_, (self.n_components, self.n_features_out)
+        )
+        scales = np.tile(np.log(np.expm1(spread)), self.n_components)
+        bias = np.concatenate(
+            [
+                np.zeros(self._sizes[0]),
+                centres.ravel(),
+                scales,
+                np.zeros(self._sizes[3]),
+            ]
+        )
+        last.bias.copy_(torch.as_tensor(bias))
