@@ -371,8 +371,8 @@ class BaseJointEmbedder(
             n_validation = max(2, round(self.validation_fraction * n_samples))
             if n_samples - n_validation < 2:
                 raise ValueError(
-                    "early_stopping=True needs at least two rows to train on and two to "
-                    f"validate on; got {n_samples} rows and validation_fraction="
+                    "early_stopping=True needs at least two rows to train on and two "
+                    f"to validate on; got {n_samples} rows and validation_fraction="
                     f"{self.validation_fraction}. Set early_stopping=False."
                 )
             order = torch.randperm(

@@ -12,9 +12,9 @@ class GJEEmbedder(JointDensityEmbedder):
 
     Encoders are trained to maximise the Gaussian mutual information of their
     embeddings, :math:`-\tfrac12 \sum_j \log(1 - \rho_j^2)` over the canonical
-    correlations :math:`\rho_j` (deep canonical correlation analysis). It does not change
-    with the scale of the embeddings, so they cannot collapse. The joint Gaussian then
-    gives predictions with uncertainty in closed form. With identity encoders there is
+    correlations :math:`\rho_j` (deep canonical correlation analysis). It does not
+    change with the scale of the embeddings, so they cannot collapse. The joint Gaussian
+    then gives predictions with uncertainty in closed form. With identity encoders there is
     nothing to train, and the conditional is linear regression with its noise.
 
     Read more in the :ref:`User Guide <embedders>`.
@@ -28,8 +28,9 @@ class GJEEmbedder(JointDensityEmbedder):
         no weight of it requires a gradient; a factory is called as
         ``factory(n_features_in, embedding_dim)``. Both are given standardised rows.
     target_encoder : same as `encoder` or None, default=None
-        Encoder of the target view. None means the same encoder for both views where both are drawn
-        from X, and otherwise a second one of the kind of `encoder`.
+        Encoder of the target view. None means the same encoder for both
+        views where both are drawn from X, and otherwise a second one of the kind of
+        `encoder`.
     hidden_layer_sizes : array-like of int, default=(128, 128)
         Hidden layers of ``'mlp'`` encoders.
     activation : {'relu', 'tanh', 'silu', 'gelu', 'logistic', 'identity'}, \

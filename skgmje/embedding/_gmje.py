@@ -32,8 +32,9 @@ class GMJEEmbedder(JointDensityEmbedder):
         no weight of it requires a gradient; a factory is called as
         ``factory(n_features_in, embedding_dim)``. Both are given standardised rows.
     target_encoder : same as `encoder` or None, default=None
-        Encoder of the target view. None means the same encoder for both views where both are drawn
-        from X, and otherwise a second one of the kind of `encoder`.
+        Encoder of the target view. None means the same encoder for both
+        views where both are drawn from X, and otherwise a second one of the kind of
+        `encoder`.
     hidden_layer_sizes : array-like of int, default=(128, 128)
         Hidden layers of ``'mlp'`` encoders.
     activation : {'relu', 'tanh', 'silu', 'gelu', 'logistic', 'identity'}, \

@@ -48,8 +48,9 @@ class MDNEmbedder(BaseJointEmbedder):
         no weight of it requires a gradient; a factory is called as
         ``factory(n_features_in, embedding_dim)``. Both are given standardised rows.
     target_encoder : same as `encoder` or None, default=None
-        Encoder of the target view. None means the encoder of the context where both views are
-        drawn from X, and otherwise ``'identity'``: a density in the units of y.
+        Encoder of the target view. None means the encoder of the context
+        where both views are drawn from X, and otherwise ``'identity'``: a density in
+        the units of y.
     hidden_layer_sizes : array-like of int, default=(64, 64)
         Hidden layers of the parameter network and of ``'mlp'`` encoders.
     activation : {'relu', 'tanh', 'silu', 'gelu', 'logistic', 'identity'}, \

@@ -1,0 +1,33 @@
+"""Fixtures that every test shares."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def _global_state_untouched():
+    """No test may leave torch's global state changed, and so may no method."""
+    dtype, n_threads = torch.get_default_dtype(), torch.get_num_threads()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+    assert torch.get_default_dtype() == dtype
+    assert torch.get_num_threads() == n_threads
+
+
+@pytest.fixture
+def pairs():
+    """Two dependent views of 300 rows: 5 columns and 3 columns."""
+    rng = np.random.default_rng(0)
+    latent = rng.normal(size=(300, 2))
+    X = latent @ rng.normal(size=(2, 5)) + 0.3 * rng.normal(size=(300, 5))
+    Y = latent @ rng.normal(size=(2, 3)) + 0.3 * rng.normal(size=(300, 3))
+    return X, Y
