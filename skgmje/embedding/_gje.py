@@ -14,8 +14,8 @@ class GJEEmbedder(JointDensityEmbedder):
     embeddings, :math:`-\tfrac12 \sum_j \log(1 - \rho_j^2)` over the canonical
     correlations :math:`\rho_j` (deep canonical correlation analysis). It does not
     change with the scale of the embeddings, so they cannot collapse. The joint Gaussian
-    then gives predictions with uncertainty in closed form. With identity encoders there is
-    nothing to train, and the conditional is linear regression with its noise.
+    then gives predictions with uncertainty in closed form. With identity encoders there
+    is nothing to train: linear regression with its noise.
 
     Read more in the :ref:`User Guide <embedders>`.
 
@@ -50,7 +50,7 @@ default='relu'
         variances of the embeddings.
     learning_rate_init : float, default=1e-3
         First step size of AdamW; it falls to zero along a half cosine.
-    weight_decay : float, default=1e-4
+    weight_decay : float, default=1e-2
         Decoupled weight decay.
     batch_size : int, default=256
         Samples in a batch. Batches are of nearly equal size.
@@ -139,7 +139,7 @@ default='relu'
         augmentation="corrupt",
         reg_covar=1e-6,
         learning_rate_init=1e-3,
-        weight_decay=1e-4,
+        weight_decay=1e-2,
         batch_size=256,
         max_iter=100,
         tol=1e-4,

@@ -60,7 +60,7 @@ default='relu'
         variances of the embeddings.
     learning_rate_init : float, default=1e-3
         First step size of AdamW; it falls to zero along a half cosine.
-    weight_decay : float, default=1e-4
+    weight_decay : float, default=1e-2
         Decoupled weight decay.
     batch_size : int, default=256
         Samples in a batch. Batches are of nearly equal size.
@@ -160,7 +160,7 @@ default='relu'
         covariance_type="full",
         reg_covar=1e-6,
         learning_rate_init=1e-3,
-        weight_decay=1e-4,
+        weight_decay=1e-2,
         batch_size=256,
         max_iter=100,
         tol=1e-4,

@@ -1,0 +1,188 @@
+"""scikit-learn's common checks: every estimator, every pair of options, no excuses."""
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+from sklearn.utils import estimator_checks
+from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
+
+from skgmje import GJEEmbedder, GMJEEmbedder, MDNEmbedder
+from skgmje.mixture import GaussianMixture
+
+SMALL = {"max_iter": 3, "batch_size": 64, "random_state": 0}
+COMMON = {
+    "target": ("auto", "y", "augment"),
+    "encoder": ("mlp", "linear", "identity"),
+    "target_encoder": (None, "mlp", "identity"),
+    "early_stopping": (False, True),
+    "augmentation": ("corrupt", "jitter"),
+}
+FACTORS = {
+    GJEEmbedder: COMMON,
+    GMJEEmbedder: COMMON
+    | {
+        "n_components": (1, 3),
+        "covariance_type": ("full", "tied", "diag", "spherical"),
+        "components": ("prototypes", "em"),
+    },
+    MDNEmbedder: COMMON
+    | {"n_components": (1, 3), "covariance_type": ("diag", "full", "spherical")},
+}
+TARGETS = COMMON["target"]
+# These fit on names and transform without, which warns, and is meant to.
+names_may_differ = pytest.mark.filterwarnings("ignore:X (does not have|has):UserWarning")
+EXTRA_CHECKS = [
+    estimator_checks.check_set_output_transform,
+    *(
+        pytest.param(check, marks=names_may_differ)
+        for check in (
+            estimator_checks.check_set_output_transform_pandas,
+            estimator_checks.check_set_output_transform_polars,
+            estimator_checks.check_global_output_transform_pandas,
+            estimator_checks.check_global_set_output_transform_polars,
+        )
+    ),
+    estimator_checks.check_transformer_get_feature_names_out,
+    estimator_checks.check_transformer_get_feature_names_out_pandas,
+    estimator_checks.check_dataframe_column_names_consistency,
+    estimator_checks.check_param_validation,
+    estimator_checks.check_inplace_ensure_writeable,
+]
+MIXTURE_EXTRA_CHECKS = EXTRA_CHECKS[-3:]
+
+
+def full_product(factors):
+    """Return every combination of the levels of the factors."""
+    return [
+        dict(zip(factors, levels, strict=True))
+        for levels in itertools.product(*factors.values())
+    ]
+
+
+def pairs_in(row):
+    return set(itertools.combinations(row.items(), 2))
+
+
+def pairwise_rows(factors):
+    """Return few combinations that hold every pair of levels, by greedy choice."""
+    candidates = full_product(factors)
+    wanted = set().union(*map(pairs_in, candidates))
+    rows = []
+    while wanted:
+        best = max(candidates, key=lambda row: len(pairs_in(row) & wanted))
+        wanted -= pairs_in(best)
+        rows.append(best)
+    return rows
+
+
+PAIRWISE = [
+    estimator(**row, **SMALL)
+    for estimator, factors in FACTORS.items()
+    for row in pairwise_rows(factors)
+]
+MIXTURES = [
+    GaussianMixture(covariance_type=covariance_type)
+    for covariance_type in ("full", "tied", "diag", "spherical")
+]
+
+
+def name_of(value):
+    return value.__name__ if callable(value) else str(value)
+
+
+@pytest.mark.parametrize("estimator", FACTORS, ids=name_of)
+def test_pairwise_rows_hold_every_pair_of_levels(estimator):
+    factors = FACTORS[estimator]
+    held = set().union(*map(pairs_in, pairwise_rows(factors)))
+    for (a, levels_a), (b, levels_b) in itertools.combinations(factors.items(), 2):
+        for pair in itertools.product(levels_a, levels_b):
+            assert tuple(zip((a, b), pair, strict=True)) in held
+
+
+@parametrize_with_checks([GJEEmbedder(), GMJEEmbedder(), MDNEmbedder()])
+def test_default_instances(estimator, check):
+    check(estimator)
+
+
+@parametrize_with_checks(PAIRWISE)
+def test_pairwise_options(estimator, check):
+    check(estimator)
+
+
+@parametrize_with_checks(MIXTURES)
+def test_mixtures(estimator, check):
+    check(estimator)
+
+
+@pytest.mark.parametrize("check", EXTRA_CHECKS, ids=name_of)
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("estimator", FACTORS, ids=name_of)
+def test_checks_that_check_estimator_leaves_out(estimator, target, check):
+    options = SMALL if estimator is GJEEmbedder else SMALL | {"n_components": 3}
+    check(estimator.__name__, estimator(target=target, **options))
+
+
+@pytest.mark.parametrize("check", MIXTURE_EXTRA_CHECKS, ids=name_of)
+@pytest.mark.parametrize("mixture", MIXTURES, ids=lambda m: m.covariance_type)
+def test_mixture_checks_that_check_estimator_leaves_out(mixture, check):
+    check("GaussianMixture", mixture)
+
+
+ARRAY_API_SCRIPT = """
+import json, warnings
+warnings.simplefilter("error")
+from sklearn.utils.estimator_checks import check_estimator
+import skgmje
+from skgmje.exceptions import IgnoredTargetWarning
+warnings.simplefilter("ignore", IgnoredTargetWarning)
+
+small = dict(max_iter=3, batch_size=64, random_state=0)
+estimators = [
+    skgmje.GJEEmbedder(**small),
+    skgmje.GMJEEmbedder(3, target="y", encoder="identity", **small),
+    skgmje.MDNEmbedder(3, target="augment", **small),
+    skgmje.GaussianMixture(2),
+    skgmje.GaussianMixture(2, covariance_type="diag"),
+]
+results = [
+    (type(estimator).__name__, result["check_name"], result["status"])
+    for estimator in estimators
+    for result in check_estimator(estimator, on_skip=None, on_fail=None)
+]
+print(json.dumps(results))
+"""
+
+
+def test_checks_pass_and_none_is_skipped_under_array_api_dispatch():
+    environment = os.environ | {"SCIPY_ARRAY_API": "1"}
+    run = subprocess.run(
+        [sys.executable, "-c", ARRAY_API_SCRIPT],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    results = json.loads(run.stdout.splitlines()[-1])
+    assert [result for result in results if result[2] != "passed"] == []
+    array_api = [name for name, check, _ in results if check == "check_array_api_input"]
+    assert len(array_api) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("estimator", "options"),
+    [(e, row) for e, factors in FACTORS.items() for row in full_product(factors)],
+    ids=lambda value: (
+        value.__name__ if callable(value) else "-".join(map(str, value.values()))
+    ),
+)
+def test_full_product_of_options(estimator, options):
+    results = check_estimator(
+        estimator(**options, **SMALL), on_skip=None, on_fail="raise"
+    )
+    assert {result["status"] for result in results} <= {"passed", "skipped"}
