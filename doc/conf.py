@@ -10,7 +10,7 @@ import skgmje
 
 project = "skgmje"
 author = "The skgmje developers"
-copyright = "The skgmje developers"  # noqa: A001
+copyright = "The skgmje developers"
 release = skgmje.__version__
 version = release
 
@@ -47,11 +47,13 @@ sphinx_gallery_conf = {
 }
 
 html_theme = "alabaster"
+html_static_path = ["_static"]
 html_title = f"skgmje {release}"
 html_theme_options = {
     "description": "Probabilistic joint embeddings in scikit-learn style",
     "fixed_sidebar": True,
-    "page_width": "1100px",
+    "page_width": "1220px",
+    "body_max_width": "none",
     "sidebar_width": "230px",
 }
 html_sidebars = {"**": ["about.html", "navigation.html", "searchbox.html"]}

@@ -160,12 +160,14 @@ def _decode(value: Any, arrays: dict[str, np.ndarray], encoders: dict[str, Any])
     if kind == "__tuple__":
         return tuple(_decode(item, arrays, encoders) for item in content)
     if kind == "__code__":
-        if content not in encoders:
+        # A target encoder of the context encoder's kind was not asked for by name.
+        encoder = encoders.get(content, encoders.get("encoder"))
+        if encoder is None:
             raise ValueError(
                 f"The estimator was fitted with {content}= a module or factory, whose "
                 f"code no file holds; pass it again: load(path, {content}=...)."
             )
-        return encoders[content]
+        return encoder
     return {
         _decode(k, arrays, encoders): _decode(v, arrays, encoders) for k, v in content
     }

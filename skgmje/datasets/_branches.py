@@ -56,8 +56,9 @@ def make_branches(
 
     References
     ----------
-    The three separated branches with noise 0.05 are those of Y. Huang, "Gaussian Joint
-    Embeddings", arXiv:2603.26799 (2026); the curves themselves are our choice.
+    Three separated branches with noise 0.05 are those of Y. Huang, "Gaussian Joint
+    Embeddings for Self-Supervised Representation Learning", arXiv:2603.26799 (2026);
+    the curves themselves are our choice.
 
     Examples
     --------

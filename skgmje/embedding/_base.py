@@ -181,7 +181,7 @@ class BaseJointEmbedder(
 
         The first call sets the scale of both views. Encoders take one pass of gradient
         steps, and the density one step of stepwise EM. With nothing to train and one
-        component the result equals that of `fit` on all rows; a density over trained
+        component the result is that of `fit` on all rows, to rounding; a density over trained
         encoders forgets old batches, since their embeddings have changed.
 
         Parameters
@@ -454,10 +454,9 @@ class BaseJointEmbedder(
     def _embed(self, run: _Run, attributes: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Embed all rows in float64 with the encoders that will be kept."""
         encoders = Encoders(attributes["encoder_"], attributes["target_encoder_"])
-        with self._user_rng(run.seed, run.device):
-            z_c, z_t = encode_views(
-                encoders, run.X, run.target, self.augmentation, run.seed
-            )
+        z_c, z_t = encode_views(
+            encoders, run.X, run.target, self.augmentation, run.seed
+        )
         for name, z in (("context", z_c), ("target", z_t)):
             if not bool(torch.isfinite(z).all()):
                 raise ValueError(

@@ -12,7 +12,8 @@ class GJEEmbedder(JointDensityEmbedder):
 
     Encoders are trained to maximise the Gaussian mutual information of their
     embeddings, :math:`-\tfrac12 \sum_j \log(1 - \rho_j^2)` over the canonical
-    correlations :math:`\rho_j` (deep canonical correlation analysis). It does not
+    correlations :math:`\rho_j` (deep canonical correlation analysis), with a little
+    noise on each view and a weak pull towards white embeddings. It does not
     change with the scale of the embeddings, so they cannot collapse. The joint Gaussian
     then gives predictions with uncertainty in closed form. With identity encoders there
     is nothing to train: linear regression with its noise.
@@ -33,9 +34,9 @@ class GJEEmbedder(JointDensityEmbedder):
         `encoder`.
     hidden_layer_sizes : array-like of int, default=(128, 128)
         Hidden layers of ``'mlp'`` encoders.
-    activation : {'relu', 'tanh', 'silu', 'gelu', 'logistic', 'identity'}, \
-default='relu'
-        Activation of the hidden layers.
+    activation : str, default='relu'
+        Activation of the hidden layers: ``'relu'``, ``'tanh'``, ``'silu'``,
+        ``'gelu'``, ``'logistic'`` or ``'identity'``.
     target : {'auto', 'y', 'augment'}, default='auto'
         Which array is the target view. ``'y'``: y is. ``'augment'``: two views are
         drawn from X, and y is ignored. ``'auto'``: y is, if it is a matrix of numbers;
@@ -99,9 +100,9 @@ default='relu'
         Number of columns of the target view, if there was one.
     n_samples_seen_ : int
         Number of rows seen.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Column names of X, if they were strings.
-    target_feature_names_in_ : ndarray of shape (n_targets_in_,)
+    target_feature_names_in_ : ndarray of shape (`n_targets_in_`,)
         Column names of the target view, if they were strings.
 
     See Also
@@ -111,7 +112,8 @@ default='relu'
 
     References
     ----------
-    Y. Huang, "Gaussian Joint Embeddings", arXiv:2603.26799 (2026), for the model; the
+    Y. Huang, "Gaussian Joint Embeddings for Self-Supervised Representation Learning",
+    arXiv:2603.26799 (2026), for the model; the
     objective is our derivation. Andrew et al., "Deep Canonical Correlation Analysis",
     ICML 2013.
 

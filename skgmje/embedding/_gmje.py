@@ -11,7 +11,7 @@ from skgmje.latent import JointMixture
 
 
 class GMJEEmbedder(JointDensityEmbedder):
-    r"""Gaussian mixture joint embedding: several answers where several are true.
+    """Gaussian mixture joint embedding: several answers where several are true.
 
     One mixture describes both embeddings, and its conditional, again a mixture, is the
     prediction. Encoders are trained on the symmetric conditional likelihood with
@@ -37,9 +37,9 @@ class GMJEEmbedder(JointDensityEmbedder):
         `encoder`.
     hidden_layer_sizes : array-like of int, default=(128, 128)
         Hidden layers of ``'mlp'`` encoders.
-    activation : {'relu', 'tanh', 'silu', 'gelu', 'logistic', 'identity'}, \
-default='relu'
-        Activation of the hidden layers.
+    activation : str, default='relu'
+        Activation of the hidden layers: ``'relu'``, ``'tanh'``, ``'silu'``,
+        ``'gelu'``, ``'logistic'`` or ``'identity'``.
     target : {'auto', 'y', 'augment'}, default='auto'
         Which array is the target view. ``'y'``: y is. ``'augment'``: two views are
         drawn from X, and y is ignored. ``'auto'``: y is, if it is a matrix of numbers;
@@ -109,9 +109,9 @@ default='relu'
         Number of columns of the target view, if there was one.
     n_samples_seen_ : int
         Number of rows seen.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Column names of X, if they were strings.
-    target_feature_names_in_ : ndarray of shape (n_targets_in_,)
+    target_feature_names_in_ : ndarray of shape (`n_targets_in_`,)
         Column names of the target view, if they were strings.
 
     See Also
@@ -122,7 +122,8 @@ default='relu'
 
     References
     ----------
-    Y. Huang, "Gaussian Joint Embeddings", arXiv:2603.26799 (2026), for the model; the
+    Y. Huang, "Gaussian Joint Embeddings for Self-Supervised Representation Learning",
+    arXiv:2603.26799 (2026), for the model; the
     objective is our derivation.
 
     Examples

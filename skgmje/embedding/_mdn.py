@@ -23,7 +23,7 @@ ROWS_PER_COORDINATE = 5
 
 
 class MDNEmbedder(BaseJointEmbedder):
-    r"""Mixture density network over embeddings: curved, input-dependent answers.
+    """Mixture density network over embeddings: curved, input-dependent answers.
 
     A network reads the weights, means and scales of a mixture from the context
     embedding alone. It is trained on the conditional likelihood of the detached target,
@@ -53,9 +53,9 @@ class MDNEmbedder(BaseJointEmbedder):
         the units of y.
     hidden_layer_sizes : array-like of int, default=(64, 64)
         Hidden layers of the parameter network and of ``'mlp'`` encoders.
-    activation : {'relu', 'tanh', 'silu', 'gelu', 'logistic', 'identity'}, \
-default='silu'
-        Activation of the hidden layers.
+    activation : str, default='silu'
+        Activation of the hidden layers: ``'relu'``, ``'tanh'``, ``'silu'``,
+        ``'gelu'``, ``'logistic'`` or ``'identity'``.
     target : {'auto', 'y', 'augment'}, default='auto'
         Which array is the target view. ``'y'``: y is. ``'augment'``: two views are
         drawn from X, and y is ignored. ``'auto'``: y is, if it is a matrix of numbers;
@@ -126,9 +126,9 @@ default='silu'
         Number of columns of the target view, if there was one.
     n_samples_seen_ : int
         Number of rows seen.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Column names of X, if they were strings.
-    target_feature_names_in_ : ndarray of shape (n_targets_in_,)
+    target_feature_names_in_ : ndarray of shape (`n_targets_in_`,)
         Column names of the target view, if they were strings.
 
     See Also
@@ -137,7 +137,8 @@ default='silu'
 
     References
     ----------
-    Y. Huang, "Gaussian Joint Embeddings", arXiv:2603.26799 (2026), for the model; the
+    Y. Huang, "Gaussian Joint Embeddings for Self-Supervised Representation Learning",
+    arXiv:2603.26799 (2026), for the model; the
     marginal loss is our choice. C. Bishop, "Mixture Density Networks" (1994).
 
     Examples

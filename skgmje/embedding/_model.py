@@ -8,7 +8,7 @@ import torch
 from sklearn.utils import gen_batches
 from torch import Tensor, nn
 
-from skgmje._backend import as_tensor
+from skgmje._backend import as_tensor, private_torch_rng
 from skgmje.networks import Encoder
 from skgmje.networks._encoders import embedding_width
 from skgmje.training import Views
@@ -69,10 +69,11 @@ def encode_views(
     views = AugmentedViews(rows, augmentation, encoder.mean, encoder.scale)
     generator = torch.Generator(device=device).manual_seed(seed)
     parts = []
-    for batch in torch.arange(len(rows), device=device).split(ENCODING_ROWS):
-        pair = views.batch(batch, generator)
-        own_units = [view * encoder.scale + encoder.mean for view in pair]
-        parts.append([e(view) for e, view in zip(encoders, own_units, strict=True)])
+    with private_torch_rng(seed, device, active=callable(augmentation)):
+        for batch in torch.arange(len(rows), device=device).split(ENCODING_ROWS):
+            pair = views.batch(batch, generator)
+            own_units = [view * encoder.scale + encoder.mean for view in pair]
+            parts.append([e(view) for e, view in zip(encoders, own_units, strict=True)])
     z_c, z_t = (torch.cat(z) for z in zip(*parts, strict=True))
     return z_c, z_t
 

@@ -17,8 +17,8 @@ class ConditionalMixture(nn.Module):
     The target is detached (a bar), since a learned target that the likelihood pulls on
     becomes constant. A second head in the reverse direction, with the roles of the
     views exchanged, trains a target encoder that does not share the context encoder's
-    weights. The paper's marginal loss is not public; this is the option M2 of our
-    derivation.
+    weights. The form of the marginal term is our
+    choice, not the paper's.
 
     Parameters
     ----------

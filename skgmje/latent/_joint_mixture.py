@@ -34,7 +34,7 @@ class JointMixture(nn.Module):
     A bar stands for a stopped gradient: the target of each direction is a constant, so
     that clustering the targets gains nothing. The mixture itself is not trained by
     gradients but by EM on detached embeddings, at every step (stepwise EM) or once an
-    epoch. This form is our derivation; the paper's own equations are not public.
+    epoch. This form is our derivation, not the paper's.
 
     Parameters
     ----------

@@ -109,7 +109,7 @@ class GaussianMixture(SaveMixin, sklearn.mixture.GaussianMixture):
         Its values at every E step of the best run.
     n_features_in_ : int
         Number of features.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (`n_features_in_`,)
         Names of the features, if X had string column names.
 
     See Also
