@@ -130,7 +130,8 @@ def to_pixels(coordinates):
 draws = to_pixels(gmje.sample_conditional(X_test, N_DRAWS, random_state=0))
 given = np.broadcast_to(upper_test[:, np.newaxis], draws.shape)
 completed = np.concatenate([given, draws], axis=2)
-reading = reader.predict(completed.reshape(-1, whole.shape[1])).reshape(-1, N_DRAWS)
+votes = reader.decision_function(completed.reshape(-1, whole.shape[1]))
+reading = votes.argmax(axis=1).reshape(-1, N_DRAWS)
 share = (reading[:, :, np.newaxis] == np.arange(10)).mean(axis=1)
 second = np.sort(share, axis=1)[:, -2]
 right = share[np.arange(len(test)), label_test]
@@ -146,7 +147,10 @@ print(
 # %%
 # The four upper rows are ambiguous: draws disagree about the digit, and the conditional
 # mean in the third column blurs them. The four lower rows are not.
+top_two = np.sort(votes, axis=1)[:, -2:]
+clarity = np.diff(top_two).reshape(-1, N_DRAWS).mean(axis=1)
 ambiguous = np.flatnonzero((second >= 0.3) & (right >= 0.3))
+ambiguous = ambiguous[np.argsort(-clarity[ambiguous])]  # clearly drawn ones first
 certain = np.flatnonzero(right == 1)
 _, first_of_pair = np.unique(
     np.sort(np.argsort(share[ambiguous])[:, -2:]), axis=0, return_index=True
@@ -158,7 +162,7 @@ shown = [*four_or_nine[:2], *others[:2], *certain[first_of_digit][[0, 3, 6, 8]]]
 
 mean = to_pixels(gmje.predict(X_test[shown]))
 side = halves.half_shape[1]
-fig, axes = plt.subplots(len(shown), 11, figsize=(9, 0.95 * len(shown) + 0.3))
+fig, axes = plt.subplots(len(shown), 11, figsize=(9, 1.02 * len(shown)))
 for row, (index, ax_row) in enumerate(zip(shown, axes, strict=True)):
     hidden = np.full(mean.shape[1], np.nan)
     columns = [hidden, halves.lower[test][index], mean[row], *draws[index, :8]]
@@ -174,7 +178,7 @@ for row, (index, ax_row) in enumerate(zip(shown, axes, strict=True)):
 titles = ["context", "truth", "mean", "draws, and how they are read"]
 for title, ax in zip(titles, axes[0], strict=False):
     ax.set_title(title, fontsize=9, loc="left")
-fig.tight_layout(pad=0.3)
+fig.subplots_adjust(0.01, 0.03, 0.99, 0.96, wspace=0.06, hspace=0.3)
 folder = Path("doc/images")
 if folder.parent.is_dir():
     folder.mkdir(exist_ok=True)

@@ -181,8 +181,8 @@ class BaseJointEmbedder(
 
         The first call sets the scale of both views. Encoders take one pass of gradient
         steps, and the density one step of stepwise EM. With nothing to train and one
-        component the result is that of `fit` on all rows, to rounding; a density over trained
-        encoders forgets old batches, since their embeddings have changed.
+        component the result is that of `fit` on all rows, to rounding; a density over
+        trained encoders forgets old batches, since their embeddings have changed.
 
         Parameters
         ----------

@@ -8,7 +8,7 @@ from skgmje.latent._entropies import covariance, log_det, moment_kl, ridge
 # Share of noise variance that is added to each view. It bounds the loss, and leaves
 # little to gain from correlations that are near one only on the training rows.
 NOISE_SHARE = 0.1
-# Information does not tell a basis of the embedding from another; this picks white ones.
+# Information does not tell one basis from another; this picks white ones.
 WHITENING_WEIGHT = 0.1
 
 

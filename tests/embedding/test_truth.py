@@ -32,7 +32,8 @@ def correlated_views():
     u, v = rng.normal(size=(4000, 8)), rng.normal(size=(4000, 6))
     u[:, :3] = shared
     v[:, :3] = RHO * shared + np.sqrt(1 - RHO**2) * noise
-    return u @ rng.normal(size=(8, 8)), v @ rng.normal(size=(6, 6))
+    mixes = (np.linalg.qr(rng.normal(size=(n, n)))[0] for n in (8, 6))
+    return tuple(view @ mix for view, mix in zip((u, v), mixes, strict=True))
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +43,8 @@ def linear_gje(correlated_views):
         encoder="linear",
         batch_size=1000,
         learning_rate_init=0.02,
-        max_iter=100,
-        n_iter_no_change=100,
+        max_iter=200,
+        n_iter_no_change=200,
         random_state=0,
     ).fit(*correlated_views)
 
@@ -61,9 +62,9 @@ def test_linear_gje_finds_the_canonical_correlations_of_cca(
 
 def test_linear_gje_finds_the_canonical_correlations_of_the_population(linear_gje):
     found = canonical_correlations(linear_gje.density_.covariance_matrix.numpy(), 3)
-    # The sample's own correlations lie within two standard errors of these.
-    errors = 2 * (1 - RHO**2) / np.sqrt(4000)
-    assert (np.abs(found - RHO) <= errors + 0.015).all()
+    # The sample's own correlations lie within three standard errors of these.
+    errors = 3 * (1 - RHO**2) / np.sqrt(4000)
+    assert (np.abs(found - RHO) <= errors + 0.005).all()
 
 
 def branches(n_samples, seed):
