@@ -82,7 +82,7 @@ class MDNEmbedder(BaseJointEmbedder):
         Largest number of epochs.
     tol : float, default=1e-4
         Smallest improvement of the loss, in nats, that counts.
-    n_iter_no_change : int, default=20
+    n_iter_no_change : int, default=50
         Epochs without improvement after which training ends.
     early_stopping : bool, default=True
         Whether to keep rows out of training, watch the loss on them, and restore the
@@ -182,7 +182,7 @@ class MDNEmbedder(BaseJointEmbedder):
         batch_size=256,
         max_iter=200,
         tol=1e-4,
-        n_iter_no_change=20,
+        n_iter_no_change=50,
         early_stopping=True,
         validation_fraction=0.1,
         random_state=None,

@@ -93,7 +93,7 @@ class MultivariateNormalMixture(Distribution):
     >>> conditional.batch_shape, conditional.event_shape
     (torch.Size([2]), torch.Size([1]))
     >>> conditional.mean.ravel().round(decimals=3)
-    tensor([ 0.5201, -0.8904], dtype=torch.float64)
+    tensor([ 0.5200, -0.8900], dtype=torch.float64)
     """
 
     support = constraints.real_vector

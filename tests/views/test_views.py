@@ -210,11 +210,6 @@ def test_views_of_other_lengths_are_refused(target):
         resolve_target(X, None, VIEW[:-1], target)
 
 
-def test_labels_of_another_length_are_refused():
-    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
-        GJEEmbedder(max_iter=1).fit(X, LABELS[:-1])
-
-
 @pytest.mark.parametrize("target", ["auto", "y"])
 def test_three_dimensions_are_refused(target):
     with pytest.raises(ValueError, match=r"dim 3|dimensions"):
