@@ -4,12 +4,12 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
-from scipy.stats import chi2
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from skgmje.mixture._indices import check_indices, remaining_indices
+from skgmje.mixture._regions import highest_density_level, highest_mode
 from skgmje.mixture._scale import (
     DiagonalScale,
     Scale,
@@ -24,8 +24,6 @@ _SCALE_NAMES: dict[type[Scale], str] = {
     SphericalScale: "scale_spherical",
 }
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
-# Fixed-point steps to a mode, and the move, in standard deviations, that ends them.
-_MODE_MAX_ITER, _MODE_TOL = 1000, 1e-10
 
 
 class MultivariateNormalMixture(Distribution):
@@ -455,7 +453,7 @@ class MultivariateNormalMixture(Distribution):
         ValueError
             If `indices` is empty, repeats a coordinate or leaves the range.
         """
-        kept = self._check_indices(indices)
+        kept = check_indices(indices, self._event_shape[0], self._means.device)
         if len(kept) == 0:
             raise ValueError("A marginal needs at least one coordinate; got none.")
         return self._from_parts(
@@ -490,7 +488,7 @@ class MultivariateNormalMixture(Distribution):
         ``m_k = mu_k,rest + L_k,rest,given y_k`` where ``y_k`` is the whitened deviation
         of the given block, and the new factor is ``L_k,rest,rest``.
         """
-        given = self._check_indices(indices)
+        given = check_indices(indices, self._event_shape[0], self._means.device)
         values = torch.as_tensor(
             values, dtype=self._means.dtype, device=self._means.device
         )
@@ -500,10 +498,7 @@ class MultivariateNormalMixture(Distribution):
                 f"{tuple(values.shape)}."
             )
         rows = torch.broadcast_shapes(values.shape[:-1], self.batch_shape)
-        known = set(given.tolist())
-        rest = self._index_tensor(
-            [i for i in range(self._event_shape[0]) if i not in known]
-        )
+        rest = remaining_indices(given, self._event_shape[0])
         if len(rest) == 0:
             raise ValueError(
                 "condition needs at least one coordinate that is not given; got all "
@@ -544,34 +539,6 @@ class MultivariateNormalMixture(Distribution):
         return self._from_parts(
             self._log_weights, loc + scale * self._means, self._scale.multiply(scale)
         )
-
-    def _check_indices(self, indices: Any) -> Tensor:
-        n_features = self._event_shape[0]
-        array = np.atleast_1d(
-            indices.cpu().numpy()
-            if isinstance(indices, Tensor)
-            else np.asarray(indices)
-        )
-        if array.size == 0:
-            return self._index_tensor([])
-        if array.ndim != 1 or not np.issubdtype(array.dtype, np.integer):
-            raise ValueError(
-                f"indices must be one-dimensional integers; got {indices!r}."
-            )
-        positive = np.where(array < 0, array + n_features, array)
-        if positive.min() < 0 or positive.max() >= n_features:
-            raise ValueError(
-                f"indices must lie between {-n_features} and {n_features - 1} for "
-                f"{n_features} coordinates; got {array.tolist()}."
-            )
-        if len(set(positive.tolist())) < len(positive):
-            raise ValueError(f"indices must not repeat; got {array.tolist()}.")
-        return self._index_tensor(positive.tolist())
-
-    def _index_tensor(self, indices: list[int]) -> Tensor:
-        device = self._means.device
-        index_device = "cpu" if device.type == "meta" else device
-        return torch.tensor(indices, dtype=torch.long, device=index_device)
 
     # -------------------------------------------------------------------- sampling
 
@@ -639,7 +606,6 @@ class MultivariateNormalMixture(Distribution):
     # ---------------------------------------------------------- modes and regions
 
     @property
-    @torch.no_grad()
     def mode(self) -> Tensor:
         r"""Highest mode of each mixture, of shape (\*batch, D).
 
@@ -647,18 +613,7 @@ class MultivariateNormalMixture(Distribution):
         ``z = (sum_k q_k S_k^-1)^-1 sum_k q_k S_k^-1 m_k``, with ``q`` the
         responsibilities at ``z``, climbs to a mode; the highest one is returned.
         """
-        spread = self._scale.variance(self._event_shape[0]).amin(-2).sqrt()
-        point = self.means.movedim(-2, 0)
-        for _ in range(_MODE_MAX_ITER):
-            step = self._scale.precision_weighted_mean(
-                self.responsibilities(point), self._means
-            )
-            moved = ((step - point).abs() / spread).amax()
-            point = step
-            if moved <= _MODE_TOL:
-                break
-        best = self.log_prob(point).argmax(0)[None, ..., None]
-        return torch.take_along_dim(point, best, dim=0).squeeze(0)
+        return highest_mode(self, self._scale)
 
     @torch.no_grad()
     def highest_density_level(
@@ -697,14 +652,7 @@ class MultivariateNormalMixture(Distribution):
         """
         if not 0 < mass < 1:
             raise ValueError(f"mass must lie strictly between 0 and 1; got {mass!r}.")
-        if self.n_components == 1:
-            radius = float(chi2.ppf(mass, self._event_shape[0]))
-            return self.log_prob(self.means[..., 0, :]) - 0.5 * radius
-        if generator is None:
-            generator = torch.Generator(device=self._means.device).manual_seed(0)
-        log_prob = self.log_prob(self.sample((n_samples,), generator=generator))
-        rank = max(1, round((1 - mass) * n_samples))
-        return log_prob.kthvalue(rank, dim=0).values
+        return highest_density_level(self, mass, n_samples, generator)
 
 
 def _make_scale(

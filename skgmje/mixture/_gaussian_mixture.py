@@ -7,37 +7,28 @@ import numpy as np
 import sklearn.mixture
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import validate_data
 
 from skgmje._backend import (
     as_numpy,
     as_tensor,
     blocks,
-    make_generator,
     resolve_device,
     resolve_random_state,
 )
 from skgmje._validation import StrOptions, fit_context
-from skgmje.exceptions import IllDefinedCovarianceError
 from skgmje.io import SaveMixin
-from skgmje.mixture._distribution import MultivariateNormalMixture
+from skgmje.mixture._conditioning import ConditioningMixin
 from skgmje.mixture._em import (
-    ILL_DEFINED_COVARIANCE,
     MixtureParameters,
-    covariances_of_density,
     expectation,
     maximization,
     statistics_of_responsibilities,
 )
-
-# The start "short_runs": this many EM iterations from each of these starts, on at most
-# this many rows.
-_SHORT_RUN_STARTS = ("kmeans", *("k-means++",) * 3, *("random_from_data",) * 3)
-_SHORT_RUN_ITERATIONS = 15
-_SHORT_RUN_ROWS = 5000
+from skgmje.mixture._starts import best_of_short_runs
 
 
-class GaussianMixture(SaveMixin, sklearn.mixture.GaussianMixture):
+class GaussianMixture(ConditioningMixin, SaveMixin, sklearn.mixture.GaussianMixture):
     """Gaussian mixture that can be conditioned.
 
     A drop-in for :class:`sklearn.mixture.GaussianMixture`: the same parameters,
@@ -184,83 +175,6 @@ class GaussianMixture(SaveMixin, sklearn.mixture.GaussianMixture):
         )
         self.device = device
 
-    @classmethod
-    def from_parameters(
-        cls, weights, means, covariances, *, covariance_type="full", device=None
-    ):
-        """Build a fitted mixture from its parameters.
-
-        Parameters
-        ----------
-        weights : array-like of shape (n_components,)
-            Mixture weights, not negative, summing to one.
-        means : array-like of shape (n_components, n_features)
-            Means.
-        covariances : array-like
-            Covariances in the shape that `covariance_type` asks for.
-        covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
-            The form of the covariances.
-        device : str, torch.device or None, default=None
-            Where to compute.
-
-        Returns
-        -------
-        mixture : GaussianMixture
-            The mixture, as if fitted.
-
-        Raises
-        ------
-        ValueError
-            If shapes do not fit, weights are not a distribution, or a covariance is
-            not positive definite.
-
-        Examples
-        --------
-        >>> from skgmje.mixture import GaussianMixture
-        >>> mixture = GaussianMixture.from_parameters(
-        ...     [0.5, 0.5], [[0.0], [4.0]], [1.0, 2.0], covariance_type="spherical"
-        ... )
-        >>> mixture.predict([[3.5]])
-        array([1])
-        """
-        means = check_array(means, dtype=np.float64, input_name="means")
-        weights = check_array(
-            weights, dtype=np.float64, ensure_2d=False, input_name="weights"
-        )
-        covariances = check_array(
-            covariances,
-            dtype=np.float64,
-            ensure_2d=False,
-            allow_nd=True,
-            input_name="covariances",
-        )
-        n_components, n_features = means.shape
-        shape = {
-            "full": (n_components, n_features, n_features),
-            "tied": (n_features, n_features),
-            "diag": (n_components, n_features),
-            "spherical": (n_components,),
-        }[covariance_type]
-        for name, value, expected in (
-            ("weights", weights, (n_components,)),
-            ("covariances", covariances, shape),
-        ):
-            if value.shape != expected:
-                raise ValueError(
-                    f"{name} must have shape {expected} for {n_components} components "
-                    f"of {n_features} features and covariance_type="
-                    f"{covariance_type!r}; got {value.shape}."
-                )
-        if weights.min() < 0 or not np.isclose(weights.sum(), 1.0):
-            raise ValueError("weights must not be negative and must sum to one.")
-        self = cls(n_components, covariance_type=covariance_type, device=device)
-        self.n_features_in_ = n_features
-        self.converged_, self.n_iter_ = True, 0
-        self.lower_bound_, self.lower_bounds_ = np.nan, []
-        parameters = (weights, means, covariances)
-        self._store(MixtureParameters(*map(torch.from_numpy, parameters)))
-        return self
-
     @fit_context(prefer_skip_nested_validation=True)
     def fit_predict(self, X, y=None):
         """Fit the mixture and predict the component of each sample.
@@ -345,35 +259,7 @@ class GaussianMixture(SaveMixin, sklearn.mixture.GaussianMixture):
         if self.init_params != "short_runs":
             super()._initialize_parameters(X, random_state, xp=xp)
             return
-        n_samples = X.shape[0]
-        rows = random_state.permutation(n_samples)[: 2 * _SHORT_RUN_ROWS]
-        half = len(rows) // 2
-        fitted = rows[:half] if half >= 10 * self.n_components else rows
-        best_score = -np.inf
-        for start in _SHORT_RUN_STARTS:
-            candidate = GaussianMixture(
-                self.n_components,
-                covariance_type=self.covariance_type,
-                reg_covar=self.reg_covar,
-                max_iter=_SHORT_RUN_ITERATIONS,
-                init_params=start,
-                random_state=random_state,
-                device=self.device,
-            )
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                try:
-                    candidate.fit(X[fitted])
-                except (
-                    IllDefinedCovarianceError
-                ):  # this start ends in a singular component
-                    continue
-            score = candidate.score(X[rows])
-            if score > best_score:
-                best_score, best = score, candidate
-        if best_score == -np.inf:
-            raise IllDefinedCovarianceError(ILL_DEFINED_COVARIANCE)
-        self._store(best._stored(), precisions=False)
+        self._store(best_of_short_runs(self, X, random_state), precisions=False)
 
     def _initialize(self, X, resp, xp=None):
         """Set the start from responsibilities and from the ``*_init`` parameters."""
@@ -430,12 +316,6 @@ class GaussianMixture(SaveMixin, sklearn.mixture.GaussianMixture):
         inverse = torch.linalg.solve_triangular(factor, identity, upper=False).mT
         return as_numpy(inverse if self.covariance_type == "full" else inverse[0])
 
-    @property
-    def density_(self) -> MultivariateNormalMixture:
-        """The fitted mixture as a torch distribution, in float64 on ``device``."""
-        check_is_fitted(self)
-        return self._stored().density(self.covariance_type)
-
     def _estimate_log_prob(self, X, xp=None):
         density, device = self.density_, self._device()
         log_prob = np.empty((X.shape[0], self.n_components))
@@ -443,149 +323,6 @@ class GaussianMixture(SaveMixin, sklearn.mixture.GaussianMixture):
             block = as_tensor(X[rows], device)
             log_prob[rows] = as_numpy(density.component_log_prob(block))
         return log_prob
-
-    # ----------------------------------------------- conditionals, marginals, samples
-
-    def condition(self, given, X_given):
-        """Conditional distribution of the other features, for many rows at once.
-
-        Parameters
-        ----------
-        given : int, str or sequence of these
-            The features that are known, by index or by column name, in any order.
-        X_given : array-like of shape (n_samples, n_given)
-            Their values, in that order. One row may be passed as one dimension.
-
-        Returns
-        -------
-        conditional : MultivariateNormalMixture
-            Batch of `n_samples` mixtures over the features that are left, in their
-            order in X.
-
-        Raises
-        ------
-        ValueError
-            If a feature is unknown or repeated, if all features are given, or if
-            `X_given` has another width or holds NaN.
-
-        Examples
-        --------
-        >>> from skgmje.mixture import GaussianMixture
-        >>> mixture = GaussianMixture.from_parameters(
-        ...     [1.0], [[0.0, 1.0]], [[[1.0, 0.5], [0.5, 1.0]]]
-        ... )
-        >>> mixture.condition([0], [[2.0]]).mean
-        tensor([[2.]], dtype=torch.float64)
-        """
-        check_is_fitted(self)
-        indices = self._feature_indices(given)
-        X_given = np.asarray(X_given)
-        if X_given.ndim < 2:
-            X_given = X_given.reshape(1, -1)
-        X_given = check_array(
-            X_given, dtype=np.float64, ensure_min_features=0, input_name="X_given"
-        )
-        return self.density_.condition(indices, as_tensor(X_given, self._device()))
-
-    def marginal(self, features):
-        """Marginal distribution of some features, as a fitted mixture.
-
-        Parameters
-        ----------
-        features : int, str or sequence of these
-            The features to keep, by index or by column name, in any order.
-
-        Returns
-        -------
-        mixture : GaussianMixture
-            Mixture over those features, in the order given.
-
-        Raises
-        ------
-        ValueError
-            If `features` is empty, or a feature is unknown or repeated.
-
-        Examples
-        --------
-        >>> from skgmje.mixture import GaussianMixture
-        >>> mixture = GaussianMixture.from_parameters(
-        ...     [1.0], [[0.0, 1.0]], [[[1.0, 0.5], [0.5, 2.0]]]
-        ... )
-        >>> mixture.marginal([1]).covariances_
-        array([[[2.]]])
-        """
-        check_is_fitted(self)
-        indices = self._feature_indices(features)
-        density = self.density_.marginal(indices)
-        marginal = self.from_parameters(
-            as_numpy(density.weights),
-            as_numpy(density.means),
-            as_numpy(covariances_of_density(density)).reshape(
-                self._covariances_shape(len(indices))
-            ),
-            covariance_type=self.covariance_type,
-            device=self.device,
-        )
-        if hasattr(self, "feature_names_in_"):
-            marginal.feature_names_in_ = self.feature_names_in_[indices]
-        return marginal
-
-    def _covariances_shape(self, n_features: int) -> tuple[int, ...]:
-        return {
-            "full": (self.n_components, n_features, n_features),
-            "tied": (n_features, n_features),
-            "diag": (self.n_components, n_features),
-            "spherical": (self.n_components,),
-        }[self.covariance_type]
-
-    def _feature_indices(self, features: Any) -> list[int]:
-        if isinstance(features, (str, int, np.integer)):
-            features = [features]
-        names = list(getattr(self, "feature_names_in_", []))
-        indices = []
-        for feature in features:
-            if not isinstance(feature, str):
-                indices.append(int(feature))
-            elif feature in names:
-                indices.append(names.index(feature))
-            else:
-                raise ValueError(
-                    f"Feature {feature!r} is unknown; the mixture was fitted on "
-                    f"{names or 'data without column names, so use indices'}."
-                )
-        return indices
-
-    def sample(self, n_samples=1, *, random_state=None):
-        """Draw shuffled samples from the fitted mixture.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-            Number of samples.
-        random_state : int, RandomState instance or None, default=None
-            Seed of this call. None draws new samples at every call.
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, n_features)
-            Samples, in random order of components.
-        y : ndarray of int64 of shape (n_samples,)
-            Component of each sample.
-
-        Raises
-        ------
-        ValueError
-            If `n_samples` is less than one.
-        """
-        check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(
-                f"Invalid value for 'n_samples': {n_samples} . The sampling requires "
-                "at least one sample."
-            )
-        generator = make_generator(random_state, self._device())
-        X, y = self.density_.sample_with_components((n_samples,), generator=generator)
-        return as_numpy(X), as_numpy(y)
 
     def __sklearn_tags__(self):
         """Take no array-API namespaces: arrays enter torch at one boundary."""

@@ -1,0 +1,207 @@
+"""From the arrays of a fit to the model that is trained on them."""
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.preprocessing import StandardScaler
+from sklearn.utils.validation import validate_data
+from torch import nn
+
+from skgmje._backend import (
+    as_tensor,
+    private_torch_rng,
+    resolve_device,
+    resolve_random_state,
+)
+from skgmje.embedding._density import check_enough_rows
+from skgmje.embedding._inference import InferenceMixin
+from skgmje.embedding._model import Encoders, JointModel
+from skgmje.embedding._state import to_tensors
+from skgmje.networks import Encoder
+from skgmje.training import Trainer, Views
+from skgmje.views import AugmentedViews, PairedViews, resolve_target
+
+MAX_SEED = np.iinfo(np.int32).max
+
+
+@dataclass
+class Run:
+    """What one fit works on."""
+
+    model: JointModel
+    X: np.ndarray
+    target: np.ndarray | None
+    views: Views
+    seed: int
+    attributes: dict[str, Any]
+    trainer: Trainer | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.generator.device
+
+
+class ConstructionMixin(InferenceMixin):
+    """Validate views and build networks, for new data or from a fitted state."""
+
+    # The kind of target encoder where y is the second view and none is asked for;
+    # None means the kind of the context encoder.
+    _default_target_encoder: str | None = None
+
+    # Parameters of the estimator that this is mixed into, and its fitted state.
+    encoder: Any
+    target_encoder: Any
+    embedding_dim: int
+    hidden_layer_sizes: Any
+    activation: str
+    target: str
+    random_state: Any
+    n_samples_seen_: int
+    n_targets_in_: int
+    _seed: int
+    _training_state: dict[str, Any]
+
+    @abstractmethod
+    def _make_latent(self, encoders: Encoders, generator: torch.Generator) -> nn.Module:
+        """Return the latent density to train over the embeddings of both views."""
+
+    def _n_density_components(self) -> int:
+        return 1
+
+    def _validate_views(
+        self, X: Any, y: Any, target_view: Any, reset: bool
+    ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
+        columns = getattr(y if target_view is None else target_view, "columns", None)
+        X = validate_data(
+            self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset
+        )
+        target, source = resolve_target(X, y, target_view, self.target)
+        attributes: dict[str, Any] = {"target_source_": source}
+        if target is not None:
+            attributes["_target_is_column"] = target.ndim == 1
+            target = target.reshape(len(X), -1)
+            attributes["n_targets_in_"] = target.shape[1]
+            if columns is not None and all(isinstance(name, str) for name in columns):
+                attributes["target_feature_names_in_"] = np.array(columns, dtype=object)
+        if not reset:
+            self._check_same_views(target, source)
+        check_enough_rows(self._n_density_components(), len(X))
+        return X, target, attributes
+
+    def _check_same_views(self, target: np.ndarray | None, source: str) -> None:
+        if (source == "augment") != (self.target_source_ == "augment"):
+            raise ValueError(
+                f"The first batch took its target from {self.target_source_!r}, this "
+                f"one from {source!r}; pass the same kind of views at every call."
+            )
+        if target is not None and target.shape[1] != self.n_targets_in_:
+            raise ValueError(
+                f"The target view has {target.shape[1]} columns, but "
+                f"{type(self).__name__} was fitted with {self.n_targets_in_}."
+            )
+
+    # ------------------------------------------------------------- start and resume
+
+    def _start(
+        self, X: np.ndarray, target: np.ndarray | None, attributes: dict[str, Any]
+    ) -> Run:
+        """Build networks for new data."""
+        device = resolve_device(self.device)
+        random_state = resolve_random_state(self.random_state)
+        seed = int(random_state.randint(MAX_SEED))
+        generator = torch.Generator(device=device).manual_seed(seed)
+        weights = torch.Generator().manual_seed(seed)
+        attributes["x_mean_"], attributes["x_scale_"] = _moments(X)
+        x_moments = attributes["x_mean_"], attributes["x_scale_"]
+        if target is None:
+            y_moments = x_moments
+        else:
+            y_moments = _moments(target)
+            attributes["y_mean_"], attributes["y_scale_"] = y_moments
+        with self._user_rng(seed, device):
+            encoder = self._make_encoder(self.encoder, x_moments, weights, device)
+            if target is None and self.target_encoder is None:
+                encoders = Encoders(encoder, encoder)
+            else:
+                kind = self.target_encoder
+                if kind is None:
+                    kind = self._default_target_encoder or self.encoder
+                encoders = Encoders(
+                    encoder, self._make_encoder(kind, y_moments, weights, device)
+                )
+            attributes["_n_features_out"] = encoders.widths()[0]
+            latent = self._make_latent(encoders, weights).to(device)
+        attributes["score_unit_"] = (
+            "nats of conditional log-likelihood"
+            if encoders.target.is_identity
+            else "nats of mutual information"
+        )
+        model = JointModel(encoders, latent, generator)
+        views = self._make_views(X, target, encoders)
+        return Run(model, X, target, views, seed, attributes)
+
+    def _resume(
+        self, X: np.ndarray, target: np.ndarray | None, attributes: dict[str, Any]
+    ) -> Run:
+        """Rebuild the training model of a fitted estimator."""
+        device = resolve_device(self.device)
+        sequence = np.random.SeedSequence([self._seed, self.n_samples_seen_])
+        seed = int(sequence.generate_state(1)[0])
+        generator = torch.Generator(device=device).manual_seed(seed)
+        encoders = self._encoders().map(lambda e: e.for_training().to(device))
+        weights = torch.Generator().manual_seed(seed)
+        latent = self._make_latent(encoders, weights).to(device)
+        model = JointModel(encoders, latent, generator)
+        if self._training_state:
+            state = to_tensors(self._training_state["latent"], device)
+            latent.load_state_dict(state)
+            model.started = True
+        views = self._make_views(X, target, encoders)
+        return Run(model, X, target, views, self._seed, attributes)
+
+    def _make_encoder(
+        self,
+        kind: Any,
+        moments: tuple[np.ndarray, np.ndarray],
+        generator: torch.Generator,
+        device: torch.device,
+    ) -> Encoder:
+        mean, scale = (torch.tensor(moment) for moment in moments)
+        recipe = {
+            "encoder": kind,
+            "n_features_in": len(mean),
+            "embedding_dim": self.embedding_dim,
+            "hidden_layer_sizes": tuple(self.hidden_layer_sizes),
+            "activation": self.activation,
+        }
+        encoder = Encoder(recipe, mean, scale, generator)
+        encoder.network.float()
+        return encoder.to(device)
+
+    def _make_views(
+        self, X: np.ndarray, target: np.ndarray | None, encoders: Encoders
+    ) -> Views:
+        encoder, target_encoder = encoders
+        device = encoder.mean.device
+        context = encoder.standardise(as_tensor(X, device)).float()
+        if target is not None:
+            return PairedViews(
+                context, target_encoder.standardise(as_tensor(target, device)).float()
+            )
+        return AugmentedViews(
+            context, self.augmentation, encoder.mean.float(), encoder.scale.float()
+        )
+
+    def _user_rng(self, seed: int, device: torch.device):
+        """Guard the global RNG where code of the user's may draw from it."""
+        parts = (self.encoder, self.target_encoder, self.augmentation)
+        return private_torch_rng(seed, device, any(map(callable, parts)))
+
+
+def _moments(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and standard deviation of each column; one for constant columns."""
+    scaler = StandardScaler().fit(np.asarray(X, dtype=np.float64))
+    return scaler.mean_, scaler.scale_

@@ -1,0 +1,249 @@
+"""What a fitted mixture answers beyond scikit-learn's: conditionals and marginals."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils.validation import check_array, check_is_fitted
+
+from skgmje._backend import as_numpy, as_tensor, make_generator
+from skgmje.mixture._distribution import MultivariateNormalMixture
+from skgmje.mixture._em import MixtureParameters, covariances_of_density
+
+
+class ConditioningMixin:
+    """Conditionals, marginals, samples and given parameters of a mixture estimator."""
+
+    n_components: int
+    covariance_type: str
+    device: Any
+    feature_names_in_: np.ndarray
+    # The estimator that this is mixed into keeps its parameters with these.
+    _stored: Any
+    _store: Any
+    _device: Any
+
+    @classmethod
+    def from_parameters(
+        cls, weights, means, covariances, *, covariance_type="full", device=None
+    ):
+        """Build a fitted mixture from its parameters.
+
+        Parameters
+        ----------
+        weights : array-like of shape (n_components,)
+            Mixture weights, not negative, summing to one.
+        means : array-like of shape (n_components, n_features)
+            Means.
+        covariances : array-like
+            Covariances in the shape that `covariance_type` asks for.
+        covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
+            The form of the covariances.
+        device : str, torch.device or None, default=None
+            Where to compute.
+
+        Returns
+        -------
+        mixture : GaussianMixture
+            The mixture, as if fitted.
+
+        Raises
+        ------
+        ValueError
+            If shapes do not fit, weights are not a distribution, or a covariance is
+            not positive definite.
+
+        Examples
+        --------
+        >>> from skgmje.mixture import GaussianMixture
+        >>> mixture = GaussianMixture.from_parameters(
+        ...     [0.5, 0.5], [[0.0], [4.0]], [1.0, 2.0], covariance_type="spherical"
+        ... )
+        >>> mixture.predict([[3.5]])
+        array([1])
+        """
+        means = check_array(means, dtype=np.float64, input_name="means")
+        weights = check_array(
+            weights, dtype=np.float64, ensure_2d=False, input_name="weights"
+        )
+        covariances = check_array(
+            covariances,
+            dtype=np.float64,
+            ensure_2d=False,
+            allow_nd=True,
+            input_name="covariances",
+        )
+        n_components, n_features = means.shape
+        shape = _covariances_shape(covariance_type, n_components, n_features)
+        for name, value, expected in (
+            ("weights", weights, (n_components,)),
+            ("covariances", covariances, shape),
+        ):
+            if value.shape != expected:
+                raise ValueError(
+                    f"{name} must have shape {expected} for {n_components} components "
+                    f"of {n_features} features and covariance_type="
+                    f"{covariance_type!r}; got {value.shape}."
+                )
+        if weights.min() < 0 or not np.isclose(weights.sum(), 1.0):
+            raise ValueError("weights must not be negative and must sum to one.")
+        estimator: Any = cls
+        self = estimator(n_components, covariance_type=covariance_type, device=device)
+        self.n_features_in_ = n_features
+        self.converged_, self.n_iter_ = True, 0
+        self.lower_bound_, self.lower_bounds_ = np.nan, []
+        parameters = (weights, means, covariances)
+        self._store(MixtureParameters(*map(torch.from_numpy, parameters)))
+        return self
+
+    @property
+    def density_(self) -> MultivariateNormalMixture:
+        """The fitted mixture as a torch distribution, in float64 on ``device``."""
+        check_is_fitted(self)
+        return self._stored().density(self.covariance_type)
+
+    def condition(self, given, X_given):
+        """Conditional distribution of the other features, for many rows at once.
+
+        Parameters
+        ----------
+        given : int, str or sequence of these
+            The features that are known, by index or by column name, in any order.
+        X_given : array-like of shape (n_samples, n_given)
+            Their values, in that order. One row may be passed as one dimension.
+
+        Returns
+        -------
+        conditional : MultivariateNormalMixture
+            Batch of `n_samples` mixtures over the features that are left, in their
+            order in X.
+
+        Raises
+        ------
+        ValueError
+            If a feature is unknown or repeated, if all features are given, or if
+            `X_given` has another width or holds NaN.
+
+        Examples
+        --------
+        >>> from skgmje.mixture import GaussianMixture
+        >>> mixture = GaussianMixture.from_parameters(
+        ...     [1.0], [[0.0, 1.0]], [[[1.0, 0.5], [0.5, 1.0]]]
+        ... )
+        >>> mixture.condition([0], [[2.0]]).mean
+        tensor([[2.]], dtype=torch.float64)
+        """
+        check_is_fitted(self)
+        indices = self._feature_indices(given)
+        X_given = np.asarray(X_given)
+        if X_given.ndim < 2:
+            X_given = X_given.reshape(1, -1)
+        X_given = check_array(
+            X_given, dtype=np.float64, ensure_min_features=0, input_name="X_given"
+        )
+        return self.density_.condition(indices, as_tensor(X_given, self._device()))
+
+    def marginal(self, features):
+        """Marginal distribution of some features, as a fitted mixture.
+
+        Parameters
+        ----------
+        features : int, str or sequence of these
+            The features to keep, by index or by column name, in any order.
+
+        Returns
+        -------
+        mixture : GaussianMixture
+            Mixture over those features, in the order given.
+
+        Raises
+        ------
+        ValueError
+            If `features` is empty, or a feature is unknown or repeated.
+
+        Examples
+        --------
+        >>> from skgmje.mixture import GaussianMixture
+        >>> mixture = GaussianMixture.from_parameters(
+        ...     [1.0], [[0.0, 1.0]], [[[1.0, 0.5], [0.5, 2.0]]]
+        ... )
+        >>> mixture.marginal([1]).covariances_
+        array([[[2.]]])
+        """
+        check_is_fitted(self)
+        indices = self._feature_indices(features)
+        density = self.density_.marginal(indices)
+        marginal = self.from_parameters(
+            as_numpy(density.weights),
+            as_numpy(density.means),
+            as_numpy(covariances_of_density(density)).reshape(
+                _covariances_shape(
+                    self.covariance_type, self.n_components, len(indices)
+                )
+            ),
+            covariance_type=self.covariance_type,
+            device=self.device,
+        )
+        if hasattr(self, "feature_names_in_"):
+            marginal.feature_names_in_ = self.feature_names_in_[indices]
+        return marginal
+
+    def _feature_indices(self, features: Any) -> list[int]:
+        if isinstance(features, (str, int, np.integer)):
+            features = [features]
+        names = list(getattr(self, "feature_names_in_", []))
+        indices = []
+        for feature in features:
+            if not isinstance(feature, str):
+                indices.append(int(feature))
+            elif feature in names:
+                indices.append(names.index(feature))
+            else:
+                raise ValueError(
+                    f"Feature {feature!r} is unknown; the mixture was fitted on "
+                    f"{names or 'data without column names, so use indices'}."
+                )
+        return indices
+
+    def sample(self, n_samples=1, *, random_state=None):
+        """Draw shuffled samples from the fitted mixture.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of samples.
+        random_state : int, RandomState instance or None, default=None
+            Seed of this call. None draws new samples at every call.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            Samples, in random order of components.
+        y : ndarray of int64 of shape (n_samples,)
+            Component of each sample.
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is less than one.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(
+                f"Invalid value for 'n_samples': {n_samples} . The sampling requires "
+                "at least one sample."
+            )
+        generator = make_generator(random_state, self._device())
+        X, y = self.density_.sample_with_components((n_samples,), generator=generator)
+        return as_numpy(X), as_numpy(y)
+
+
+def _covariances_shape(
+    covariance_type: str, n_components: int, n_features: int
+) -> tuple[int, ...]:
+    return {
+        "full": (n_components, n_features, n_features),
+        "tied": (n_features, n_features),
+        "diag": (n_components, n_features),
+        "spherical": (n_components,),
+    }[covariance_type]
