@@ -20,6 +20,10 @@ FORMAT = 1
 _LOADABLE = ("GJEEmbedder", "GMJEEmbedder", "GaussianMixture", "MDNEmbedder")
 
 
+class _MissingEncoderError(ValueError):
+    """A file was loaded without an encoder whose code it cannot hold."""
+
+
 class SaveMixin:
     """Give an estimator the method `save`."""
 
@@ -100,19 +104,22 @@ def load(path, **encoders):
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {})["skgmje"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        form, name, state = header["skgmje_format"], header["class"], header["state"]
+        form, name = header["skgmje_format"], header["class"]
+        state = None if form > FORMAT else _decode(header["state"], arrays, encoders)
+    except _MissingEncoderError:
+        raise
     except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
         raise ValueError(
             f"{str(path)!r} is not a file that an skgmje estimator saved, or it is "
             "incomplete."
         ) from error
-    if form > FORMAT or name not in _LOADABLE:
+    if state is None or name not in _LOADABLE:
         raise ValueError(
             f"{str(path)!r} was written by skgmje {header.get('skgmje_version')}, "
             "which is newer than this one; update skgmje to read it."
         )
     estimator = getattr(skgmje, name)()
-    estimator.__setstate__(_decode(state, arrays, encoders))
+    estimator.__setstate__(state)
     return estimator
 
 
@@ -163,7 +170,7 @@ def _decode(value: Any, arrays: dict[str, np.ndarray], encoders: dict[str, Any])
         # A target encoder of the context encoder's kind was not asked for by name.
         encoder = encoders.get(content, encoders.get("encoder"))
         if encoder is None:
-            raise ValueError(
+            raise _MissingEncoderError(
                 f"The estimator was fitted with {content}= a module or factory, whose "
                 f"code no file holds; pass it again: load(path, {content}=...)."
             )

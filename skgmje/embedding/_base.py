@@ -8,11 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-)
+from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from torch import Tensor
 
@@ -37,8 +33,6 @@ class BaseJointEmbedder(
     ConstructionMixin,
     StateMixin,
     SaveMixin,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
     BaseEstimator,
     ABC,
 ):

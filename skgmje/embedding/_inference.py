@@ -1,11 +1,12 @@
 """What a fitted joint embedding answers: embeddings, conditionals, samples, scores."""
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import gen_batches
 from sklearn.utils.validation import (
     check_array,
@@ -29,7 +30,7 @@ SCORE_CONTEXTS = 1000
 SCORE_SEED = 0
 
 
-class InferenceMixin:
+class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     """Methods of a fitted joint embedding."""
 
     # Set by the estimator that these methods are mixed into.
@@ -122,6 +123,7 @@ class InferenceMixin:
             Means, in units of y with an identity target encoder; one-dimensional if
             y was.
         """
+        X = self._check_context(X)
         mean = self._map_rows(X, lambda conditional, rows: conditional.mean)
         column = getattr(self, "_target_is_column", False)
         return mean[:, 0] if column and self.target_encoder_.is_identity else mean
@@ -148,6 +150,7 @@ class InferenceMixin:
         ValueError
             If `n` is less than one.
         """
+        X = self._check_context(X)
         _check_number_of_draws(n)
         generator = make_generator(random_state, resolve_device(self.device))
         return self._map_rows(
@@ -196,13 +199,7 @@ class InferenceMixin:
                 "Both views were drawn from X, so there is no target view to score; "
                 "call score_samples(X), or score(X) for the agreement of two views."
             )
-        z_t = encode(self._encoders().target, self._check_target(y, like=X))
-        log_prob = self._map_rows(
-            X, lambda conditional, rows: conditional.log_prob(z_t[rows])
-        )
-        if self.target_encoder_.is_identity:
-            return log_prob
-        return log_prob - as_numpy(self._target_density().log_prob(z_t))
+        return self._pair_scores(X, self._check_target(y, like=X))
 
     def score(self, X, y=None, *, target_view=None):
         """How well the context tells the target, on rows that were not fitted.
@@ -237,7 +234,7 @@ class InferenceMixin:
         X = self._check_context(X)
         target = self._score_target(X, y if target_view is None else target_view)
         if target is not None and self.target_encoder_.is_identity:
-            return float(np.mean(self.score_samples(X, target)))
+            return float(np.mean(self._pair_scores(X, target)))
         z_c, z_t = encode_views(
             self._encoders(), X, target, self.augmentation, SCORE_SEED
         )
@@ -253,6 +250,16 @@ class InferenceMixin:
             for rows in groups
         ]
         return float(np.average(bounds, weights=[len(rows) for rows in groups]))
+
+    def _pair_scores(self, X: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Score validated pairs, as `score_samples` says."""
+        z_t = encode(self._encoders().target, target)
+        log_prob = self._map_rows(
+            X, lambda conditional, rows: conditional.log_prob(z_t[rows])
+        )
+        if self.target_encoder_.is_identity:
+            return log_prob
+        return log_prob - as_numpy(self._target_density().log_prob(z_t))
 
     def _score_target(self, X: np.ndarray, y: Any) -> np.ndarray | None:
         if self.target_source_ == "augment":
@@ -297,23 +304,19 @@ class InferenceMixin:
             check_consistent_length(like, Y)
         return Y
 
+    @torch.no_grad()
     def _map_rows(
         self,
-        X: Any,
+        X: np.ndarray,
         function: Callable[[MultivariateNormalMixture, slice], Tensor],
     ) -> np.ndarray:
         """Apply a function to the conditional mixtures of blocks of rows."""
-        return np.concatenate(list(self._conditional_blocks(X, function)))
-
-    @torch.no_grad()
-    def _conditional_blocks(
-        self, X: Any, function: Callable[[MultivariateNormalMixture, slice], Tensor]
-    ) -> Iterator[np.ndarray]:
-        X = self._check_context(X)
         encoder = self._encoders().context
+        parts = []
         for rows in gen_batches(len(X), CONDITIONAL_ROWS):
             conditional = self._conditional(encode(encoder, X[rows]))
-            yield as_numpy(function(conditional, rows))
+            parts.append(as_numpy(function(conditional, rows)))
+        return np.concatenate(parts)
 
 
 def _check_number_of_draws(n: Any) -> None:

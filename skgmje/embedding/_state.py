@@ -70,7 +70,13 @@ def _build(recipe: dict[str, Any], arrays: dict[str, np.ndarray]):
             module: torch.nn.Module = Encoder(recipe, moments, moments.clone())
         else:
             module = MixtureDensityHead(**recipe)
-    module.double().load_state_dict(to_tensors(arrays, torch.device("cpu")))
+    try:
+        module.double().load_state_dict(to_tensors(arrays, torch.device("cpu")))
+    except RuntimeError as error:
+        raise ValueError(
+            "The stored weights do not fit the network; give load the encoders that "
+            "the estimator was fitted with, as encoder= and target_encoder=."
+        ) from error
     return module.eval()
 
 
@@ -83,7 +89,9 @@ def to_tensors(tree: Any, device: torch.device) -> Any:
     """Replace the NumPy arrays of nested containers by tensors on a device."""
 
     def convert(array: np.ndarray) -> Tensor:
-        return as_tensor(array, device, torch.from_numpy(array[..., :0].copy()).dtype)
+        return as_tensor(
+            array, device, torch.from_numpy(np.empty(0, array.dtype)).dtype
+        )
 
     return _map(tree, np.ndarray, convert)
 

@@ -29,6 +29,15 @@ class ConditionalMixture(nn.Module):
         own.
     marginal_weight : float
         Weight of the divergence of each trained view.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmje.latent import ConditionalMixture
+    >>> from skgmje.networks import MixtureDensityHead
+    >>> latent = ConditionalMixture(MixtureDensityHead(2, 3, 1), None, 2.0)
+    >>> latent(torch.eye(2), torch.ones(2, 1)).shape
+    torch.Size([])
     """
 
     each_epoch = False

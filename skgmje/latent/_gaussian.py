@@ -5,12 +5,6 @@ from torch import Tensor, nn
 
 from skgmje.latent._entropies import covariance, log_det, moment_kl, ridge
 
-# Share of noise variance that is added to each view. It bounds the loss, and leaves
-# little to gain from correlations that are near one only on the training rows.
-NOISE_SHARE = 0.1
-# Information does not tell one basis from another; this picks white ones.
-WHITENING_WEIGHT = 0.1
-
 
 class GaussianMutualInformation(nn.Module):
     r"""Negative Gaussian mutual information of two views.
@@ -25,6 +19,15 @@ class GaussianMutualInformation(nn.Module):
     :func:`moment_kl` is added to it, which asks for white embeddings: the information
     alone does not tell one basis from another.
 
+    Parameters
+    ----------
+    noise_share : float, default=0.1
+        Noise added to each view, as a share of its mean variance. It bounds the loss,
+        and leaves little to gain from correlations that are near one only on the
+        training rows.
+    whitening_weight : float, default=0.1
+        Weight of the divergence of each view.
+
     Examples
     --------
     >>> import torch
@@ -36,6 +39,10 @@ class GaussianMutualInformation(nn.Module):
 
     each_epoch = False
 
+    def __init__(self, noise_share: float = 0.1, whitening_weight: float = 0.1):
+        super().__init__()
+        self.noise_share, self.whitening_weight = noise_share, whitening_weight
+
     def initialize(self, z_c: Tensor, z_t: Tensor, seed: int) -> None:
         """Nothing to start from: moments are those of the batch."""
 
@@ -44,8 +51,8 @@ class GaussianMutualInformation(nn.Module):
         joint = covariance(torch.cat([z_c, z_t], dim=1))
         # The same ridge on the joint as on the marginal: the loss of noisier views.
         n_context = z_c.shape[1]
-        context = ridge(joint[:n_context, :n_context], NOISE_SHARE)
-        target = ridge(joint[n_context:, n_context:], NOISE_SHARE)
+        context = ridge(joint[:n_context, :n_context], self.noise_share)
+        target = ridge(joint[n_context:, n_context:], self.noise_share)
         joint = torch.cat(
             [
                 torch.cat([context, joint[:n_context, n_context:]], dim=1),
@@ -53,4 +60,4 @@ class GaussianMutualInformation(nn.Module):
             ]
         )
         information = 0.5 * (log_det(context) + log_det(target) - log_det(joint))
-        return WHITENING_WEIGHT * (moment_kl(z_c) + moment_kl(z_t)) - information
+        return self.whitening_weight * (moment_kl(z_c) + moment_kl(z_t)) - information

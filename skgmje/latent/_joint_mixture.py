@@ -46,6 +46,16 @@ class JointMixture(nn.Module):
         Whether EM runs on all embeddings once an epoch instead of at every step.
     marginal_weight : float, default=2.0
         Weight of the divergence.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmje.latent import JointMixture
+    >>> z = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+    >>> latent = JointMixture(2, "full")
+    >>> latent.initialize(z, z, seed=0)
+    >>> latent(z, z).shape
+    torch.Size([])
     """
 
     def __init__(

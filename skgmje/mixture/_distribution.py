@@ -168,6 +168,7 @@ class MultivariateNormalMixture(Distribution):
         if (
             leading[-1:] != (n_components,)
             or log_weights.shape[-1] != n_components
+            or len(scale.leading_shape) == 0
             or (sizes - {n_features})
         ):
             raise ValueError(
@@ -329,10 +330,17 @@ class MultivariateNormalMixture(Distribution):
         """Return some of the mixtures of a batch."""
         if not self.batch_shape:
             raise IndexError("A single mixture cannot be indexed; only a batch can.")
+        n_mixtures = self.batch_shape.numel()
+        chosen = torch.arange(n_mixtures, device=self._means.device)
+        chosen = chosen.reshape(self.batch_shape)[index]
+
+        def choose(parameter: Tensor) -> Tensor:
+            return parameter.flatten(0, len(self.batch_shape) - 1)[chosen]
+
         scale = self._scale
         if len(scale.leading_shape) > 1:
-            scale = scale.expand(self.batch_shape).map(lambda factor: factor[index])
-        return self._from_parts(self.log_weights[index], self.means[index], scale)
+            scale = scale.expand(self.batch_shape).map(choose)
+        return self._from_parts(choose(self.log_weights), choose(self.means), scale)
 
     def __len__(self) -> int:
         if not self.batch_shape:
@@ -590,11 +598,13 @@ class MultivariateNormalMixture(Distribution):
         """
         sample_shape = torch.Size(sample_shape)
         shape = sample_shape + self.batch_shape
-        weights = self.weights.reshape(-1, self.n_components)
-        draws = torch.multinomial(
-            weights, sample_shape.numel(), replacement=True, generator=generator
-        )
-        component = draws.T.reshape(shape)
+        component = torch.zeros(shape, dtype=torch.long, device=self._means.device)
+        if shape.numel():
+            weights = self.weights.reshape(-1, self.n_components)
+            draws = torch.multinomial(
+                weights, sample_shape.numel(), replacement=True, generator=generator
+            )
+            component = draws.T.reshape(shape)
         noise = torch.empty(
             shape + self._event_shape,
             dtype=self._means.dtype,
@@ -609,7 +619,8 @@ class MultivariateNormalMixture(Distribution):
     def mode(self) -> Tensor:
         r"""Highest mode of each mixture, of shape (\*batch, D).
 
-        From the mean of every component the fixed point
+        From the mean of every component, or from a higher point where it crosses
+        another one, the fixed point
         ``z = (sum_k q_k S_k^-1)^-1 sum_k q_k S_k^-1 m_k``, with ``q`` the
         responsibilities at ``z``, climbs to a mode; the highest one is returned.
         """

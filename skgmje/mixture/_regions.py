@@ -1,6 +1,6 @@
 """Modes and highest-density regions of mixtures."""
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from scipy.stats import chi2
@@ -8,18 +8,17 @@ from torch import Tensor
 
 from skgmje.mixture._scale import Scale
 
-if TYPE_CHECKING:
-    from skgmje.mixture._distribution import MultivariateNormalMixture
-
 # Fixed-point steps to a mode, and the move, in standard deviations, that ends them.
 MODE_MAX_ITER, MODE_TOL = 1000, 1e-10
 
 
 @torch.no_grad()
-def highest_mode(mixture: "MultivariateNormalMixture", scale: Scale) -> Tensor:
-    """Climb from the mean of every component; return the highest mode reached."""
+def highest_mode(mixture: Any, scale: Scale) -> Tensor:
+    """Climb from a start for every component; return the highest mode reached."""
+    if mixture.batch_shape.numel() == 0:
+        return mixture.mean
     spread = scale.variance(mixture.event_shape[0]).amin(-2).sqrt()
-    point = mixture.means.movedim(-2, 0)
+    point = _starts(mixture, scale)
     for _ in range(MODE_MAX_ITER):
         step = scale.precision_weighted_mean(
             mixture.responsibilities(point), mixture.means
@@ -32,9 +31,33 @@ def highest_mode(mixture: "MultivariateNormalMixture", scale: Scale) -> Tensor:
     return torch.take_along_dim(point, best, dim=0).squeeze(0)
 
 
+def _starts(mixture: Any, scale: Scale) -> Tensor:
+    """Return, for each component, its mean or a higher crossing with another one.
+
+    Two elongated components can cross far from both means; the product of the two
+    densities peaks there.
+    """
+    n_components = mixture.n_components
+    point = mixture.means.movedim(-2, 0)
+    height = mixture.log_prob(point)
+    single = torch.eye(n_components, dtype=point.dtype, device=point.device)
+    shape = (n_components, *(1,) * len(mixture.batch_shape), n_components)
+    for shift in range(1, n_components // 2 + 1):
+        pair = (single + single.roll(shift, dims=1)).reshape(shape)
+        crossing = scale.precision_weighted_mean(
+            pair.expand(n_components, *mixture.batch_shape, n_components),
+            mixture.means,
+        )
+        height_there = mixture.log_prob(crossing)
+        higher = height_there > height
+        point = torch.where(higher.unsqueeze(-1), crossing, point)
+        height = torch.where(higher, height_there, height)
+    return point
+
+
 @torch.no_grad()
 def highest_density_level(
-    mixture: "MultivariateNormalMixture",
+    mixture: Any,
     mass: float,
     n_samples: int,
     generator: torch.Generator | None,

@@ -230,7 +230,7 @@ class SphericalScale(Scale):
         return self, None, self
 
     def multiply(self, scale: Tensor) -> Scale:
-        if bool((scale == scale[0]).all()):
+        if not scale.requires_grad and bool((scale == scale[0]).all()):
             return SphericalScale(scale[0] * self.factor)
         return DiagonalScale(scale * self.factor.unsqueeze(-1))
 

@@ -1,7 +1,7 @@
 """Starts of EM: the best of several short runs."""
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 from sklearn.base import clone
@@ -10,9 +10,6 @@ from sklearn.exceptions import ConvergenceWarning
 from skgmje.exceptions import IllDefinedCovarianceError
 from skgmje.mixture._em import ILL_DEFINED_COVARIANCE, MixtureParameters
 
-if TYPE_CHECKING:
-    from skgmje.mixture._gaussian_mixture import GaussianMixture
-
 STARTS = ("kmeans", *("k-means++",) * 3, *("random_from_data",) * 3)
 ITERATIONS = 15
 # Half of these rows are fitted, all of them judge.
@@ -20,7 +17,7 @@ ROWS = 10_000
 
 
 def best_of_short_runs(
-    mixture: "GaussianMixture", X: np.ndarray, random_state: np.random.RandomState
+    mixture: Any, X: np.ndarray, random_state: np.random.RandomState
 ) -> MixtureParameters:
     """Run a few EM iterations from several starts; return the likeliest parameters.
 

@@ -118,7 +118,15 @@ def make_network(
     Raises
     ------
     ValueError
-        If a module or factory of the user's does not give two-dimensional embeddings.
+        If a factory does not return a module.
+
+    Examples
+    --------
+    >>> from skgmje.networks import make_network
+    >>> make_network("linear", 4, 2, (), "relu", None)
+    MLP(
+      (0): Linear(in_features=4, out_features=2, bias=True)
+    )
     """
     if encoder == "mlp":
         sizes = tuple(hidden_layer_sizes)
@@ -142,8 +150,16 @@ def make_network(
 def embedding_width(network: nn.Module, n_features_in: int, device: Any) -> int:
     """Width of the embeddings that a network makes; refuse what is no embedding."""
     training = network.training
-    output = network.eval()(torch.zeros(2, n_features_in, device=device))
-    network.train(training)
+    rows = torch.zeros(2, n_features_in, dtype=torch.float32, device=device)
+    try:
+        output = network.eval()(rows)
+    except RuntimeError as error:
+        raise ValueError(
+            f"The encoder cannot be applied to rows of {n_features_in} features "
+            f"({error}). If the views differ in width, pass target_encoder= too."
+        ) from error
+    finally:
+        network.train(training)
     if not isinstance(output, Tensor) or output.dim() != 2 or len(output) != 2:
         shape = tuple(output.shape) if isinstance(output, Tensor) else type(output)
         raise ValueError(

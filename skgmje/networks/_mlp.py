@@ -64,7 +64,9 @@ def linear(
     n_features_in: int, n_features_out: int, generator: torch.Generator | None
 ) -> nn.Linear:
     """Make a linear layer with torch's default law of weights, drawn privately."""
-    layer = nn.utils.skip_init(nn.Linear, n_features_in, n_features_out)
+    layer = nn.utils.skip_init(
+        nn.Linear, n_features_in, n_features_out, dtype=torch.float32
+    )
     bound = 1 / math.sqrt(n_features_in)
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)

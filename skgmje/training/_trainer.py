@@ -40,6 +40,12 @@ class TrainingHistory:
         Smallest loss that was monitored.
     best_epoch : int
         Number of epochs after which it was reached.
+
+    Examples
+    --------
+    >>> from skgmje.training import TrainingHistory
+    >>> TrainingHistory().loss_curve
+    []
     """
 
     loss_curve: list[float] = field(default_factory=list)
@@ -77,6 +83,26 @@ class Trainer:
         weights on them are restored.
     verbose : bool
         Whether to print the losses of every epoch.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmje.training import Trainer
+    >>> from skgmje.views import PairedViews
+    >>> class Distance(torch.nn.Linear):
+    ...     def begin_epoch(self, views, epoch): ...
+    ...     def forward(self, context, target):
+    ...         return (super().forward(context) - target).square().mean()
+    >>> x = torch.linspace(-1, 1, 64).unsqueeze(1)
+    >>> trainer = Trainer(
+    ...     Distance(1, 1), PairedViews(x, 2 * x), torch.Generator().manual_seed(0),
+    ...     learning_rate=0.1, weight_decay=0.0, batch_size=16, max_iter=20, tol=0.0,
+    ...     n_iter_no_change=5,
+    ... )
+    >>> while not trainer.done:
+    ...     trainer.run_epoch()
+    >>> bool(trainer.history.best_loss < 0.01)
+    True
     """
 
     def __init__(

@@ -78,7 +78,7 @@ def resolve_target(
             "y holds class labels, which are never taken for a view: two views are "
             "drawn from X instead. Pass target='augment' to say that this is meant.",
             IgnoredTargetWarning,
-            stacklevel=4,
+            stacklevel=6,
         )
         return None, "augment"
     if values.ndim == 1:
@@ -120,14 +120,15 @@ def _as_numbers_or_labels(y: Any) -> np.ndarray:
 def _kind(values: np.ndarray) -> str:
     if values.dtype.kind == "f" and not np.isfinite(values).all():
         raise ValueError("Input y contains NaN or infinity; drop or impute those rows.")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), np.errstate(invalid="ignore"):
         # Integers with many values are still labels here; the views table says so.
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)
         return type_of_target(values, input_name="y")
 
 
 def _as_view(X: np.ndarray, values: Any, name: str) -> np.ndarray:
-    if np.asarray(values).dtype.kind in "UST":
+    values = _as_numbers_or_labels(values)
+    if values.dtype.kind in "UST":
         raise ValueError(
             f"{name} holds strings, which cannot be a view; encode them as numbers, or "
             "ignore them with target='augment'."

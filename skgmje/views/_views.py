@@ -17,6 +17,14 @@ class PairedViews:
         First view, standardised.
     target : tensor of shape (n_samples, n_targets)
         Second view, standardised.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmje.views import PairedViews
+    >>> views = PairedViews(torch.zeros(4, 2), torch.ones(4, 3))
+    >>> [view.shape for view in views.batch(torch.tensor([0, 2]), None)]
+    [torch.Size([2, 2]), torch.Size([2, 3])]
     """
 
     def __init__(self, context: Tensor, target: Tensor):
@@ -43,6 +51,14 @@ class AugmentedViews:
         A name, or a function of a batch of rows in the data's own units.
     mean, scale : tensor of shape (n_features,)
         What undoes the standardisation.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmje.views import AugmentedViews
+    >>> views = AugmentedViews(torch.eye(4), "jitter", torch.zeros(4), torch.ones(4))
+    >>> [view.shape for view in views.batch(torch.tensor([0, 2]), None)]
+    [torch.Size([2, 4]), torch.Size([2, 4])]
     """
 
     def __init__(
