@@ -59,7 +59,7 @@ def fit_mixture(
     ).fit(as_numpy((z - loc) / scale))
     log_jacobian = float(scale.log().sum())
     loss_curve = [float(log_jacobian - bound) for bound in mixture.lower_bounds_]
-    return mixture.density_.affine(loc, scale), loss_curve
+    return _settle(mixture.density_.affine(loc, scale)), loss_curve
 
 
 def update_mixture(
@@ -92,7 +92,12 @@ def update_mixture(
     # What reg_covar added before is part of the statistics; the batch brings its share.
     floor = rate * reg_covar * density.variance
     moved = maximization(statistics, floor).density(covariance_type)
-    return moved, -batch.mean_log_likelihood
+    return _settle(moved), -batch.mean_log_likelihood
+
+
+def _settle(density: MultivariateNormalMixture) -> MultivariateNormalMixture:
+    """Lay parameters out as a loaded file would, so that both round alike."""
+    return density._map(Tensor.contiguous)
 
 
 def training_rate(n_batch: int, n_seen: int, forget: bool) -> float:

@@ -30,7 +30,10 @@ class StateMixin:
                     "arrays": to_arrays(dict(value.state_dict())),
                 }
             elif isinstance(value, MultivariateNormalMixture):
-                state[name] = {"density": to_arrays(value.parameters())}
+                # Logarithms, so that the weights come back to the bit.
+                parameters = value.parameters() | {"log_weights": value.log_weights}
+                del parameters["weights"]
+                state[name] = {"density": to_arrays(parameters)}
         return state | {
             "_state_version": STATE_VERSION,
             "_skgmje_version": skgmje.__version__,
@@ -53,9 +56,8 @@ class StateMixin:
             if isinstance(value, dict) and "recipe" in value:
                 state[name] = _build(value["recipe"], value["arrays"])
             elif isinstance(value, dict) and "density" in value:
-                state[name] = MultivariateNormalMixture(
-                    **to_tensors(value["density"], torch.device("cpu")),
-                    validate_args=False,
+                state[name] = MultivariateNormalMixture.from_log_weights(
+                    **to_tensors(value["density"], torch.device("cpu"))
                 )
         if "encoder_" in state:
             state.setdefault("target_encoder_", state["encoder_"])

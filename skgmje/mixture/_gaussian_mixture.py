@@ -4,6 +4,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import sklearn
 import sklearn.mixture
 import torch
 from sklearn.exceptions import ConvergenceWarning
@@ -197,6 +198,11 @@ class GaussianMixture(ConditioningMixin, SaveMixin, sklearn.mixture.GaussianMixt
             If X holds NaN or infinities, has fewer rows than components, or leads to a
             covariance that is not positive definite.
         """
+        # Arrays are NumPy's here, whatever scikit-learn dispatches elsewhere.
+        with sklearn.config_context(array_api_dispatch=False):
+            return self._fit_predict(X)
+
+    def _fit_predict(self, X):
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         if X.shape[0] < self.n_components:
             raise ValueError(
@@ -228,7 +234,7 @@ class GaussianMixture(ConditioningMixin, SaveMixin, sklearn.mixture.GaussianMixt
                 "Best performing initialization did not converge. Try different init "
                 "parameters, or increase max_iter, tol, or check for degenerate data.",
                 ConvergenceWarning,
-                stacklevel=2,
+                stacklevel=4,
             )
         self._store(best_parameters)
         self.n_iter_ = best_n_iter
