@@ -310,7 +310,7 @@ def test_a_random_state_instance_is_refused_with_the_way_out(pairs, path):
     estimator = GJEEmbedder(
         encoder="identity", random_state=np.random.RandomState(0)
     ).fit(*pairs)
-    with pytest.raises(TypeError, match="random_state holds a RandomState.*joblib"):
+    with pytest.raises(TypeError, match=r"random_state holds a RandomState.*joblib"):
         estimator.save(path)
     assert not path.exists()
 
@@ -329,14 +329,10 @@ def test_a_failed_save_leaves_an_older_file_alone(saved, path):
     assert path.read_bytes() == before
 
 
-def test_a_torch_device_as_parameter_is_stored_or_refused_clearly(pairs, path):
+def test_a_torch_device_as_parameter_is_refused_with_the_way_out(pairs, path):
     estimator = GJEEmbedder(**FAST, device=torch.device("cpu")).fit(*pairs)
-    try:
+    with pytest.raises(TypeError, match=r"device holds a device.*use a .*string"):
         estimator.save(path)
-    except TypeError as error:
-        assert "device" in str(error)
-    else:
-        assert str(skgmje.load(path).device) == "cpu"
 
 
 class Factory:
@@ -344,7 +340,9 @@ class Factory:
         return nn.Linear(n_features_in, embedding_dim)
 
 
-@pytest.mark.parametrize("encoder", [Factory(), nn.Linear(5, 2)], ids=["factory", "module"])
+@pytest.mark.parametrize(
+    "encoder", [Factory(), nn.Linear(5, 2)], ids=["factory", "module"]
+)
 def test_encoders_of_the_users_are_given_again(encoder, pairs, path):
     X, Y = pairs
     estimator = GJEEmbedder(**FAST, encoder=encoder, target_encoder="linear")

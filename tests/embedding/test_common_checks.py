@@ -34,7 +34,9 @@ FACTORS = {
 }
 TARGETS = COMMON["target"]
 # These fit on names and transform without, which warns, and is meant to.
-names_may_differ = pytest.mark.filterwarnings("ignore:X (does not have|has):UserWarning")
+names_may_differ = pytest.mark.filterwarnings(
+    "ignore:X (does not have|has):UserWarning"
+)
 EXTRA_CHECKS = [
     estimator_checks.check_set_output_transform,
     *(

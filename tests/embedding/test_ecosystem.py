@@ -211,7 +211,9 @@ def test_target_view_is_routed_through_a_pipeline_with_labels(pairs):
     assert embedder.n_targets_in_ == 3
     expected = gje(**LEARNED).fit(StandardScaler().fit_transform(X), Y)
     scaled = pipeline[0].transform(X)
-    np.testing.assert_array_equal(embedder.transform(scaled), expected.transform(scaled))
+    np.testing.assert_array_equal(
+        embedder.transform(scaled), expected.transform(scaled)
+    )
     assert pipeline.score(X, label) > 0.6
 
 
@@ -276,7 +278,9 @@ def module():
 
 
 @each_estimator
-@pytest.mark.parametrize("encoder", [module(), LinearFactory()], ids=["module", "factory"])
+@pytest.mark.parametrize(
+    "encoder", [module(), LinearFactory()], ids=["module", "factory"]
+)
 def test_clones_with_encoders_of_the_users_fit_the_same(make, encoder, pairs):
     X, Y = pairs
     estimator = make(encoder=encoder, target_encoder="linear", embedding_dim=2)

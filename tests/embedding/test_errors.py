@@ -404,8 +404,10 @@ def test_rows_far_from_the_data_have_finite_answers(make, encoder, pairs):
 def test_a_target_that_is_a_function_of_the_context_is_predicted_exactly(make, pairs):
     X = pairs[0]
     Y = X @ np.arange(10.0).reshape(5, 2) + 1.0
-    estimator = make(encoder="identity", n_components=1) if make is gmje else make(
-        encoder="identity"
+    estimator = (
+        make(encoder="identity", n_components=1)
+        if make is gmje
+        else make(encoder="identity")
     )
     estimator.fit(X, Y)
     np.testing.assert_allclose(estimator.predict(X), Y, atol=1e-3 * Y.std())

@@ -805,8 +805,8 @@ def test_an_interrupt_in_an_augmentation_leaves_a_usable_estimator(make, pairs):
             raise KeyboardInterrupt
         return batch + 0.1 * torch.randn_like(batch)
 
+    estimator = make(augmentation=interrupt, early_stopping=False, max_iter=50)
     with pytest.warns(UserWarning, match="interrupted by user"):
-        estimator = make(augmentation=interrupt, early_stopping=False, max_iter=50)
         estimator.fit(X)
     assert 1 <= estimator.n_iter_ < 10
     assert np.isfinite(estimator.score_samples(X)).all()

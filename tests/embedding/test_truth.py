@@ -53,10 +53,14 @@ def test_linear_gje_finds_the_canonical_correlations_of_cca(
     linear_gje, correlated_views
 ):
     found = canonical_correlations(linear_gje.density_.covariance_matrix.numpy(), 3)
-    scores = CCA(3, scale=False, max_iter=2000).fit(*correlated_views).transform(
-        *correlated_views
+    scores = (
+        CCA(3, scale=False, max_iter=2000)
+        .fit(*correlated_views)
+        .transform(*correlated_views)
     )
-    expected = [np.corrcoef(a, b)[0, 1] for a, b in zip(*(s.T for s in scores), strict=True)]
+    expected = [
+        np.corrcoef(a, b)[0, 1] for a, b in zip(*(s.T for s in scores), strict=True)
+    ]
     np.testing.assert_allclose(found, expected, atol=0.01)
 
 
@@ -105,9 +109,7 @@ def test_mdn_is_near_the_oracle_on_branches():
 
 def test_a_mixture_of_twenty_is_near_the_oracle_on_branches():
     value = mean_negative_log_likelihood(
-        lambda seed: GMJEEmbedder(
-            20, encoder="identity", target="y", random_state=seed
-        )
+        lambda seed: GMJEEmbedder(20, encoder="identity", target="y", random_state=seed)
     )
     assert value < ORACLE + 0.10
 

@@ -180,7 +180,30 @@ def test_one_point_is_compared_with_every_mixture(covariance_type):
     mixture = random_mixture(rng, covariance_type, batch_shape=(3, 2))
     point = double(rng.normal(size=3))
     assert_close(mixture.log_prob(point), mixture.log_prob(point.expand(3, 2, 3)))
-    assert mixture.log_prob(torch.zeros(0, 3, 2, 3)).shape == (0, 3, 2)
+
+
+@each_covariance_type
+def test_no_points_and_no_rows_give_empty_results(covariance_type):
+    rng = np.random.default_rng(0)
+    mixture = random_mixture(rng, covariance_type, batch_shape=(2,))
+    conditional = mixture.condition([1], torch.zeros(0, 2, 1))
+    assert conditional.batch_shape == (0, 2)
+    assert conditional.mean.shape == (0, 2, 2)
+    assert conditional.covariance_matrix.shape == (0, 2, 2, 2)
+    assert conditional.log_prob(torch.zeros(2)).shape == (0, 2)
+    assert conditional.sample((4,)).shape == (4, 0, 2, 2)
+
+
+@each_covariance_type
+def test_mode_of_no_rows_is_empty(covariance_type):
+    mixture = random_mixture(np.random.default_rng(0), covariance_type)
+    assert mixture.condition([1], torch.zeros(0, 1)).mode.shape == (0, 2)
+
+
+@each_covariance_type
+def test_no_draws_are_an_empty_sample(covariance_type):
+    mixture = random_mixture(np.random.default_rng(0), covariance_type)
+    assert mixture.sample((0,)).shape == (0, 3)
 
 
 @each_covariance_type
@@ -197,7 +220,7 @@ def test_expand_repeats_the_density_without_copies(covariance_type, data):
 
 
 def test_expand_to_a_smaller_batch_is_refused(batch):
-    with pytest.raises(RuntimeError, match="expanded size"):
+    with pytest.raises(RuntimeError, match="number of sizes provided"):
         batch.expand((3,))
 
 
@@ -868,6 +891,14 @@ def test_log_prob_checks_the_points(value):
     mixture = MultivariateNormalMixture(**VALID, validate_args=True)
     with pytest.raises(ValueError, match="value"):
         mixture.log_prob(double(value))
+
+
+@pytest.mark.parametrize("method", ["log_prob", "responsibilities"])
+@pytest.mark.parametrize("width", [1, 3])
+def test_conditionals_refuse_points_of_another_width(single, method, width):
+    conditional = single.condition([0], torch.zeros(4, 1))
+    with pytest.raises((ValueError, RuntimeError)):
+        getattr(conditional, method)(torch.zeros(4, width, dtype=torch.float64))
 
 
 def test_constraints_name_the_scale_that_is_stored():

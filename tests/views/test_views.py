@@ -113,7 +113,9 @@ def test_y_takes_numbers_of_any_kind_without_a_word(kind):
 
 
 def test_y_needs_y():
-    with pytest.raises(ValueError, match="requires y to be passed, but the target y is"):
+    with pytest.raises(
+        ValueError, match="requires y to be passed, but the target y is"
+    ):
         resolve("nothing", "y")
 
 
