@@ -82,7 +82,13 @@ for name, model in models.items():
 # Learned encoders embed the pixels of the upper half by what they tell about the lower
 # half, without labels. A linear probe and nearest neighbours read the digit from it.
 embedders = {
-    "GJE": GJEEmbedder(32, early_stopping=True, reg_covar=0.1, random_state=0),
+    "GJE": GJEEmbedder(
+        32,
+        early_stopping=True,
+        learning_rate_init=1e-3,
+        reg_covar=0.1,
+        random_state=0,
+    ),
     "GMJE": GMJEEmbedder(
         10, embedding_dim=32, early_stopping=True, reg_covar=0.1, random_state=0
     ),

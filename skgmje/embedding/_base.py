@@ -6,15 +6,12 @@ from contextlib import contextmanager
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 from sklearn.callback import CallbackSupportMixin, with_callbacks
 from torch import Tensor
 
-from skgmje._backend import (
-    few_threads,
-)
+from skgmje._backend import few_threads
 from skgmje._validation import Interval, StrOptions, fit_context
 from skgmje.embedding._construction import ConstructionMixin, Run
 from skgmje.embedding._density import training_rate
@@ -24,8 +21,6 @@ from skgmje.io import SaveMixin
 from skgmje.networks import ACTIVATIONS, Encoder
 from skgmje.training import Trainer
 from skgmje.views import AUGMENTATIONS
-
-MAX_SEED = np.iinfo(np.int32).max
 
 
 class BaseJointEmbedder(

@@ -21,6 +21,7 @@ from skgmje.embedding._inference import InferenceMixin
 from skgmje.embedding._model import Encoders, JointModel
 from skgmje.embedding._state import to_tensors
 from skgmje.networks import Encoder
+from skgmje.networks._encoders import Whitening
 from skgmje.training import Trainer, Views
 from skgmje.views import AugmentedViews, PairedViews, resolve_target
 
@@ -122,7 +123,7 @@ class ConstructionMixin(InferenceMixin):
             y_moments = _moments(target)
             attributes["y_mean_"], attributes["y_scale_"] = y_moments
         with self._user_rng(seed, device):
-            encoder = self._make_encoder(self.encoder, x_moments, weights, device)
+            encoder = self._make_encoder(self.encoder, X, x_moments, weights, device)
             if target is None and self.target_encoder is None:
                 encoders = Encoders(encoder, encoder)
             else:
@@ -130,7 +131,14 @@ class ConstructionMixin(InferenceMixin):
                 if kind is None:
                     kind = self._default_target_encoder or self.encoder
                 encoders = Encoders(
-                    encoder, self._make_encoder(kind, y_moments, weights, device)
+                    encoder,
+                    self._make_encoder(
+                        kind,
+                        X if target is None else target,
+                        y_moments,
+                        weights,
+                        device,
+                    ),
                 )
             attributes["_n_features_out"] = encoders.widths()[0]
             latent = self._make_latent(encoders, weights).to(device)
@@ -165,6 +173,7 @@ class ConstructionMixin(InferenceMixin):
     def _make_encoder(
         self,
         kind: Any,
+        view: np.ndarray,
         moments: tuple[np.ndarray, np.ndarray],
         generator: torch.Generator,
         device: torch.device,
@@ -179,7 +188,11 @@ class ConstructionMixin(InferenceMixin):
         }
         encoder = Encoder(recipe, mean, scale, generator)
         encoder.network.float()
-        return encoder.to(device)
+        encoder.to(device)
+        for module in encoder.network.modules():
+            if isinstance(module, Whitening):
+                module.fit(encoder.standardise(as_tensor(view, device)))
+        return encoder
 
     def _make_views(
         self, X: np.ndarray, target: np.ndarray | None, encoders: Encoders

@@ -13,7 +13,7 @@ class GJEEmbedder(JointDensityEmbedder):
     Encoders are trained to maximise the Gaussian mutual information of their
     embeddings, :math:`-\tfrac12 \sum_j \log(1 - \rho_j^2)` over the canonical
     correlations :math:`\rho_j` (deep canonical correlation analysis), with a little
-    noise on each view and a weak pull towards white embeddings. It does not
+    noise on each view and a pull towards white embeddings. It does not
     change with the scale of the embeddings, so they cannot collapse. The joint Gaussian
     then gives predictions with uncertainty in closed form. With identity encoders there
     is nothing to train: linear regression with its noise.
@@ -49,7 +49,7 @@ class GJEEmbedder(JointDensityEmbedder):
     reg_covar : float, default=1e-6
         Added to the diagonal of the covariances of the fitted density, in units of the
         variances of the embeddings.
-    learning_rate_init : float, default=1e-3
+    learning_rate_init : float, default=3e-3
         First step size of AdamW; it falls to zero along a half cosine.
     weight_decay : float, default=1e-2
         Decoupled weight decay.
@@ -140,7 +140,7 @@ class GJEEmbedder(JointDensityEmbedder):
         target="auto",
         augmentation="corrupt",
         reg_covar=1e-6,
-        learning_rate_init=1e-3,
+        learning_rate_init=3e-3,
         weight_decay=1e-2,
         batch_size=256,
         max_iter=100,

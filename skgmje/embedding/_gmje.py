@@ -58,7 +58,7 @@ class GMJEEmbedder(JointDensityEmbedder):
     reg_covar : float, default=1e-6
         Added to the diagonal of the covariances of the fitted density, in units of the
         variances of the embeddings.
-    learning_rate_init : float, default=1e-3
+    learning_rate_init : float, default=3e-3
         First step size of AdamW; it falls to zero along a half cosine.
     weight_decay : float, default=1e-2
         Decoupled weight decay.
@@ -160,7 +160,7 @@ class GMJEEmbedder(JointDensityEmbedder):
         components="prototypes",
         covariance_type="full",
         reg_covar=1e-6,
-        learning_rate_init=1e-3,
+        learning_rate_init=3e-3,
         weight_decay=1e-2,
         batch_size=256,
         max_iter=100,

@@ -59,7 +59,7 @@ def log_det(matrix: Tensor) -> Tensor:
 
 def ridge(matrix: Tensor, strength: float = RIDGE) -> Tensor:
     """Add `strength` times the mean variance, and a little, to the diagonal."""
-    size = matrix.diagonal().mean().detach() * strength + 1e-12
+    size = matrix.diagonal().mean() * strength + 1e-12
     return matrix + size * torch.eye(
         len(matrix), dtype=matrix.dtype, device=matrix.device
     )

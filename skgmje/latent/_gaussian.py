@@ -15,9 +15,9 @@ class GaussianMutualInformation(nn.Module):
     The profile likelihood of one joint Gaussian plus the log-determinant entropy of
     each view: deep canonical correlation analysis. It does not change when a view is
     rescaled, so shrinking the embeddings gains nothing. A tenth of each view's mean
-    variance is added as noise, which bounds the loss, and a tenth of each view's
-    :func:`moment_kl` is added to it, which asks for white embeddings: the information
-    alone does not tell one basis from another.
+    variance is added as noise, which bounds the loss. The information alone does not
+    tell one basis from another; each view's :func:`moment_kl` is added to it and asks
+    for white embeddings.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ class GaussianMutualInformation(nn.Module):
         and leaves little to gain from correlations that are near one only on the
         training rows.
     whitening_weight : float, default=0.1
-        Weight of the divergence of each view.
+        Weight of the divergence of each view, which keeps embeddings white.
 
     Examples
     --------

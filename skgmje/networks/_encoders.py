@@ -7,7 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skgmje.networks._mlp import MLP
+from skgmje.networks._mlp import MLP, linear
+
+# Variance, in that of a standardised feature, below which a direction is damped.
+WHITENING_FLOOR = 1e-4
 
 
 class Encoder(nn.Module):
@@ -84,6 +87,36 @@ class Encoder(nn.Module):
         return encoder
 
 
+class Whitening(nn.Module):
+    """Linear map to uncorrelated coordinates, fitted once and not trained.
+
+    Before a linear encoder it changes nothing that the encoder can express, but lets
+    gradient steps reach all directions at the same rate.
+
+    Parameters
+    ----------
+    n_features : int
+        Width of the view.
+    """
+
+    matrix: Tensor
+
+    def __init__(self, n_features: int):
+        super().__init__()
+        self.register_buffer("matrix", torch.eye(n_features))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Set the map from standardised rows."""
+        values, vectors = torch.linalg.eigh(x.double().mT @ x.double() / len(x))
+        values = values.clamp(min=0) + WHITENING_FLOOR
+        self.matrix.copy_(vectors * values.rsqrt())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the coordinates of standardised rows."""
+        return x @ self.matrix
+
+
 def make_network(
     encoder: str | nn.Module | Callable[[int, int], nn.Module],
     n_features_in: int,
@@ -123,7 +156,7 @@ def make_network(
     Examples
     --------
     >>> from skgmje.networks import make_network
-    >>> make_network("linear", 4, 2, (), "relu", None)
+    >>> make_network("mlp", 4, 2, (), "relu", None)
     MLP(
       (0): Linear(in_features=4, out_features=2, bias=True)
     )
@@ -132,7 +165,9 @@ def make_network(
         sizes = tuple(hidden_layer_sizes)
         return MLP(n_features_in, embedding_dim, sizes, activation, generator)
     if encoder == "linear":
-        return MLP(n_features_in, embedding_dim, (), activation, generator)
+        return nn.Sequential(
+            Whitening(n_features_in), linear(n_features_in, embedding_dim, generator)
+        )
     if encoder == "identity":
         return nn.Identity()
     if isinstance(encoder, nn.Module):
