@@ -85,6 +85,10 @@ class ConditioningMixin:
                     f"of {n_features} features and covariance_type="
                     f"{covariance_type!r}; got {value.shape}."
                 )
+        if covariance_type in ("full", "tied") and not np.allclose(
+            covariances, np.swapaxes(covariances, -1, -2)
+        ):
+            raise ValueError("covariances must be symmetric.")
         if weights.min() < 0 or not np.isclose(weights.sum(), 1.0):
             raise ValueError("weights must not be negative and must sum to one.")
         estimator: Any = cls
@@ -194,7 +198,7 @@ class ConditioningMixin:
         names = list(getattr(self, "feature_names_in_", []))
         indices = []
         for feature in features:
-            if not isinstance(feature, str):
+            if isinstance(feature, (int, np.integer)) and not isinstance(feature, bool):
                 indices.append(int(feature))
             elif feature in names:
                 indices.append(names.index(feature))
@@ -241,9 +245,14 @@ class ConditioningMixin:
 def _covariances_shape(
     covariance_type: str, n_components: int, n_features: int
 ) -> tuple[int, ...]:
-    return {
+    shapes = {
         "full": (n_components, n_features, n_features),
         "tied": (n_features, n_features),
         "diag": (n_components, n_features),
         "spherical": (n_components,),
-    }[covariance_type]
+    }
+    if covariance_type not in shapes:
+        raise ValueError(
+            f"covariance_type must be one of {sorted(shapes)}; got {covariance_type!r}."
+        )
+    return shapes[covariance_type]

@@ -398,6 +398,11 @@ class MultivariateNormalMixture(Distribution):
         log_prob : tensor of shape (\*sample, \*batch, K)
             Log-densities in nats.
         """
+        if value.shape[-1:] != self._event_shape:
+            raise ValueError(
+                f"Points must have {self._event_shape[0]} coordinates; got shape "
+                f"{tuple(value.shape)}."
+            )
         whitened = self._scale.whiten(value.unsqueeze(-2) - self._means)
         n_features = self._event_shape[0]
         return (

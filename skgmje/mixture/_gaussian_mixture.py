@@ -225,7 +225,7 @@ class GaussianMixture(ConditioningMixin, SaveMixin, sklearn.mixture.GaussianMixt
             previous = -np.inf if do_init else self.lower_bound_
             parameters, bounds, converged = self._run_em(samples, previous)
             bound = bounds[-1] if bounds else -np.inf
-            if best_parameters is None or bound > best_bound:
+            if not bounds or best_parameters is None or bound > best_bound:
                 best_bound, best_bounds = bound, bounds
                 best_parameters, best_n_iter = parameters, len(bounds)
                 self.converged_ = converged
@@ -321,6 +321,10 @@ class GaussianMixture(ConditioningMixin, SaveMixin, sklearn.mixture.GaussianMixt
         identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         inverse = torch.linalg.solve_triangular(factor, identity, upper=False).mT
         return as_numpy(inverse if self.covariance_type == "full" else inverse[0])
+
+    def _estimate_log_weights(self, xp=None):
+        with np.errstate(divide="ignore"):  # a component of weight zero
+            return np.log(self.weights_)
 
     def _estimate_log_prob(self, X, xp=None):
         density, device = self.density_, self._device()
