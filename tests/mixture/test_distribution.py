@@ -643,20 +643,22 @@ def test_sample_moments_match_the_mixture(covariance_type, data):
 
 
 @each_covariance_type
-def test_samples_come_from_the_component_that_is_named(covariance_type):
+@pytest.mark.parametrize("batch_shape", [(), (3, 2)], ids=str)
+@pytest.mark.parametrize("layout", [("weights", "means", "scale"), ("weights",)])
+def test_samples_come_from_the_component_that_is_named(
+    covariance_type, batch_shape, layout
+):
     mixture = random_mixture(
-        np.random.default_rng(0), covariance_type, batch_shape=(3, 2)
+        np.random.default_rng(0), covariance_type, 3, 3, batch_shape, layout
     )
-    far = mixture.affine(torch.zeros(3), torch.full((3,), 1.0))
-    far = MultivariateNormalMixture(
-        far.weights,
-        far.means + 1000 * torch.arange(3).double()[:, None],
-        **{scale_name(covariance_type): far.parameters()[scale_name(covariance_type)]},
-    )
+    parameters = mixture.parameters()
+    parameters["means"] = parameters["means"] + 1000 * double([[0], [1], [2]])
+    far = MultivariateNormalMixture(**parameters)
     samples, components = far.sample_with_components((200,))
-    assert components.shape == (200, 3, 2)
+    assert components.shape == (200, *batch_shape)
     assert components.dtype == torch.int64
     assert torch.equal(far.responsibilities(samples).argmax(-1), components)
+    assert bool((samples - 1000 * components.unsqueeze(-1)).abs().max() < 50)
 
 
 def test_components_come_in_random_order(single):
