@@ -225,10 +225,13 @@ class GaussianMixture(ConditioningMixin, SaveMixin, sklearn.mixture.GaussianMixt
             previous = -np.inf if do_init else self.lower_bound_
             parameters, bounds, converged = self._run_em(samples, previous)
             bound = bounds[-1] if bounds else -np.inf
-            if not bounds or best_parameters is None or bound > best_bound:
+            if self.max_iter == 0 or best_parameters is None or bound > best_bound:
                 best_bound, best_bounds = bound, bounds
                 best_parameters, best_n_iter = parameters, len(bounds)
                 self.converged_ = converged
+            interrupted = not converged and len(bounds) < self.max_iter
+            if interrupted:
+                break
         if not self.converged_ and self.max_iter > 0:
             warnings.warn(
                 "Best performing initialization did not converge. Try different init "
@@ -247,9 +250,17 @@ class GaussianMixture(ConditioningMixin, SaveMixin, sklearn.mixture.GaussianMixt
         density = parameters.density(self.covariance_type)
         bounds, converged = [], False
         for n_iter in range(1, self.max_iter + 1):
-            statistics = expectation(samples, density, self.covariance_type)
-            parameters = maximization(statistics, self.reg_covar)
-            density = parameters.density(self.covariance_type)
+            try:
+                statistics = expectation(samples, density, self.covariance_type)
+                parameters = maximization(statistics, self.reg_covar)
+                density = parameters.density(self.covariance_type)
+            except KeyboardInterrupt:
+                warnings.warn(
+                    "Fitting interrupted by user; the parameters so far are kept.",
+                    UserWarning,
+                    stacklevel=5,
+                )
+                break
             bounds.append(statistics.mean_log_likelihood)
             change = bounds[-1] - previous
             previous = bounds[-1]

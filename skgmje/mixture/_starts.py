@@ -59,6 +59,10 @@ def best_of_short_runs(
                 run.fit(X[fitted])
             except IllDefinedCovarianceError:
                 continue
+            except KeyboardInterrupt:
+                if best is None:
+                    raise
+                break
         score = run.score(X[rows])
         if score > best_score:
             best_score, best = score, run._stored()
