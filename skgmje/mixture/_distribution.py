@@ -624,8 +624,8 @@ class MultivariateNormalMixture(Distribution):
     def mode(self) -> Tensor:
         r"""Highest mode of each mixture, of shape (\*batch, D).
 
-        From the mean of every component, or from a higher point where it crosses
-        another one, the fixed point
+        From the mean of every component, and from where it crosses another one highest,
+        the fixed point
         ``z = (sum_k q_k S_k^-1)^-1 sum_k q_k S_k^-1 m_k``, with ``q`` the
         responsibilities at ``z``, climbs to a mode; the highest one is returned.
         """

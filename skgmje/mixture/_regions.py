@@ -14,7 +14,7 @@ MODE_MAX_ITER, MODE_TOL = 1000, 1e-10
 
 @torch.no_grad()
 def highest_mode(mixture: Any, scale: Scale) -> Tensor:
-    """Climb from a start for every component; return the highest mode reached."""
+    """Climb from two starts for every component; return the highest mode reached."""
     if mixture.batch_shape.numel() == 0:
         return mixture.mean
     spread = scale.variance(mixture.event_shape[0]).amin(-2).sqrt()
@@ -32,27 +32,27 @@ def highest_mode(mixture: Any, scale: Scale) -> Tensor:
 
 
 def _starts(mixture: Any, scale: Scale) -> Tensor:
-    """Return, for each component, its mean or a higher crossing with another one.
+    """Return the mean of each component and its highest crossing with another one.
 
     Two elongated components can cross far from both means; the product of the two
     densities peaks there.
     """
     n_components = mixture.n_components
-    point = mixture.means.movedim(-2, 0)
-    height = mixture.log_prob(point)
-    single = torch.eye(n_components, dtype=point.dtype, device=point.device)
+    means = mixture.means.movedim(-2, 0)
+    crossing, height = means, torch.full_like(means[..., 0], -torch.inf)
+    single = torch.eye(n_components, dtype=means.dtype, device=means.device)
     shape = (n_components, *(1,) * len(mixture.batch_shape), n_components)
     for shift in range(1, n_components // 2 + 1):
         pair = (single + single.roll(shift, dims=1)).reshape(shape)
-        crossing = scale.precision_weighted_mean(
+        point = scale.precision_weighted_mean(
             pair.expand(n_components, *mixture.batch_shape, n_components),
             mixture.means,
         )
-        height_there = mixture.log_prob(crossing)
+        height_there = mixture.log_prob(point)
         higher = height_there > height
-        point = torch.where(higher.unsqueeze(-1), crossing, point)
+        crossing = torch.where(higher.unsqueeze(-1), point, crossing)
         height = torch.where(higher, height_there, height)
-    return point
+    return means if n_components == 1 else torch.cat([means, crossing])
 
 
 @torch.no_grad()

@@ -991,3 +991,14 @@ def test_cuda_samples_under_a_private_generator():
     assert torch.equal(first, again)
     assert mixture.highest_density_level(0.5).device.type == "cuda"
     assert torch.equal(torch.cuda.get_rng_state(), state)
+
+
+def test_mode_reached_only_from_a_low_crossing():
+    mixture = MultivariateNormalMixture(
+        double([0.44, 0.49, 0.07]),
+        double([[-0.11, 0.64, -0.02], [-2.24, 1.56, 1.56], [1.18, -0.38, 0.43]]),
+        scale_diag=double([[0.15, 0.15, 4.82], [3.37, 0.8, 0.39], [0.24, 0.49, 0.51]]),
+    )
+    assert mixture.log_prob(mixture.mode) >= mixture.log_prob(
+        double([-0.11, 0.64, 1.36])
+    )

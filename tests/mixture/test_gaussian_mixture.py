@@ -888,7 +888,11 @@ def test_names_need_a_fit_on_named_columns(fitted):
         fitted["full"].marginal(["a"])
 
 
-@pytest.mark.parametrize("features", [[1.7], 1.7, [True, False]], ids=str)
+@pytest.mark.parametrize(
+    "features",
+    [[1.7], 1.7, [True, False], np.array([True, False, True]), np.array([1.0]), [None]],
+    ids=str,
+)
 def test_features_that_are_no_index_are_refused(fitted, features):
     with pytest.raises((TypeError, ValueError)):
         fitted["full"].marginal(features)
