@@ -135,8 +135,8 @@ class BaseJointEmbedder(
 
         The first call sets the scale of both views. Encoders take one pass of gradient
         steps, and the density one step of stepwise EM. With nothing to train and one
-        component the result is that of `fit` on all rows, to rounding; a density over
-        trained encoders forgets old batches, since their embeddings have changed.
+        component the result is that of `fit` on all rows, up to `reg_covar`; a density
+        over trained encoders forgets old batches, whose embeddings have changed.
 
         Parameters
         ----------
@@ -188,7 +188,9 @@ class BaseJointEmbedder(
             final["loss_curve_"] = self.loss_curve_ + new
             final["n_iter_"] = len(final["loss_curve_"])
         final["n_samples_seen_"] = n_seen
-        final["_training_state"] = self._keep_training_state(run)
+        final["best_loss_"] = min(final["loss_curve_"], default=float("nan"))
+        final["validation_loss_curve_"] = None
+        final["_training_state"] = self._keep_training_state(run, optimizer=True)
         self._set(final)
         return self
 
@@ -263,7 +265,7 @@ class BaseJointEmbedder(
         attributes["n_iter_"] = len(attributes["loss_curve_"])
         attributes["validation_loss_curve_"] = None
         attributes["n_samples_seen_"] = len(run.views)
-        attributes["_training_state"] = {}
+        attributes["_training_state"] = self._keep_training_state(run)
         if run.trainer is not None:
             history = run.trainer.history
             attributes["loss_curve_"] = list(history.loss_curve)
@@ -290,9 +292,9 @@ class BaseJointEmbedder(
                 )
         return z_c, z_t
 
-    def _keep_training_state(self, run: Run) -> dict[str, Any]:
+    def _keep_training_state(self, run: Run, optimizer: bool = False) -> dict[str, Any]:
         state: dict[str, Any] = {"latent": to_arrays(run.model.latent.state_dict())}
-        if run.trainer is not None:
+        if optimizer and run.trainer is not None:
             moments = run.trainer.optimizer.state_dict()["state"]
             state["optimizer"] = {"state": to_arrays(moments)}
         return state
@@ -303,6 +305,7 @@ class BaseJointEmbedder(
             "n_targets_in_",
             "y_mean_",
             "y_scale_",
+            "_target_is_column",
         ):
             if name not in attributes and "x_mean_" in attributes:
                 self.__dict__.pop(name, None)

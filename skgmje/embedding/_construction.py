@@ -6,17 +6,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.preprocessing import StandardScaler
 from sklearn.utils.validation import validate_data
 from torch import nn
 
 from skgmje._backend import (
+    as_numpy,
     as_tensor,
     private_torch_rng,
     resolve_device,
     resolve_random_state,
 )
-from skgmje.embedding._density import check_enough_rows
+from skgmje.embedding._density import check_enough_rows, moments
 from skgmje.embedding._inference import InferenceMixin
 from skgmje.embedding._model import Encoders, JointModel
 from skgmje.embedding._state import to_tensors
@@ -26,6 +26,7 @@ from skgmje.training import Trainer, Views
 from skgmje.views import AugmentedViews, PairedViews, resolve_target
 
 MAX_SEED = np.iinfo(np.int32).max
+_NAMES_OF_X = ("n_features_in_", "feature_names_in_")
 
 
 @dataclass
@@ -76,9 +77,26 @@ class ConstructionMixin(InferenceMixin):
         self, X: Any, y: Any, target_view: Any, reset: bool
     ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
         columns = getattr(y if target_view is None else target_view, "columns", None)
-        X = validate_data(
-            self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset
-        )
+        before = {k: v for k, v in vars(self).items() if k in _NAMES_OF_X}
+        try:
+            X = validate_data(
+                self,
+                X,
+                dtype=[np.float64, np.float32],
+                ensure_min_samples=2,
+                reset=reset,
+            )
+            return X, *self._validate_target(X, y, target_view, reset, columns)
+        except ValueError:
+            # A refused fit leaves a fitted estimator as it was.
+            for name in _NAMES_OF_X:
+                self.__dict__.pop(name, None)
+            self.__dict__.update(before)
+            raise
+
+    def _validate_target(
+        self, X: np.ndarray, y: Any, target_view: Any, reset: bool, columns: Any
+    ) -> tuple[np.ndarray | None, dict[str, Any]]:
         target, source = resolve_target(X, y, target_view, self.target)
         attributes: dict[str, Any] = {"target_source_": source}
         if target is not None:
@@ -89,8 +107,9 @@ class ConstructionMixin(InferenceMixin):
                 attributes["target_feature_names_in_"] = np.array(columns, dtype=object)
         if not reset:
             self._check_same_views(target, source)
-        check_enough_rows(self._n_density_components(), len(X))
-        return X, target, attributes
+        else:
+            check_enough_rows(self._n_density_components(), len(X))
+        return target, attributes
 
     def _check_same_views(self, target: np.ndarray | None, source: str) -> None:
         if (source == "augment") != (self.target_source_ == "augment"):
@@ -216,5 +235,5 @@ class ConstructionMixin(InferenceMixin):
 
 def _moments(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each column; one for constant columns."""
-    scaler = StandardScaler().fit(np.asarray(X, dtype=np.float64))
-    return scaler.mean_, scaler.scale_
+    loc, scale = moments(as_tensor(X, torch.device("cpu")))
+    return as_numpy(loc), as_numpy(scale)

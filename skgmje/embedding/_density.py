@@ -1,5 +1,7 @@
 """Mixtures over embeddings, fitted in closed form, free of the embeddings' scale."""
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -43,10 +45,8 @@ def fit_mixture(
     loss_curve : list of float
         Negative mean log-likelihood at every EM iteration, in nats.
     """
-    loc, scale = z.mean(0), z.std(0, correction=0)
-    # Below float64's own noise a coordinate is constant.
-    noise = 10 * torch.finfo(z.dtype).eps * loc.abs()
-    scale = torch.where(scale > noise, scale, torch.ones_like(scale))
+    loc, scale = moments(z)
+    rows = as_numpy((z - loc) / scale)
     mixture = GaussianMixture(
         n_components,
         covariance_type=covariance_type,
@@ -56,14 +56,52 @@ def fit_mixture(
         tol=EM_TOL,
         random_state=seed,
         device=z.device,
-    ).fit(as_numpy((z - loc) / scale))
+    )
+    try:
+        mixture.fit(rows)
+    except KeyboardInterrupt:
+        warnings.warn(
+            "Fitting the density was interrupted by user; it has one component.",
+            UserWarning,
+            stacklevel=2,
+        )
+        mixture.set_params(n_components=1, init_params="random", max_iter=2, tol=1.0)
+        mixture.fit(rows)
     log_jacobian = float(scale.log().sum())
     loss_curve = [float(log_jacobian - bound) for bound in mixture.lower_bounds_]
     return _settle(mixture.density_.affine(loc, scale)), loss_curve
 
 
+def moments(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each column, at any scale; one if constant.
+
+    Parameters
+    ----------
+    z : tensor of float64 of shape (n_samples, n_features)
+        Rows.
+
+    Returns
+    -------
+    loc, scale : tensor of shape (n_features,)
+        The moments.
+    """
+    loc = z.mean(0)
+    deviation = z - loc
+    # Squares of deviations relative to the largest neither overflow nor vanish.
+    peak = deviation.abs().amax(0)
+    # Below float64's own noise a column is constant.
+    constant = peak <= 10 * torch.finfo(z.dtype).eps * loc.abs()
+    peak = torch.where(constant, 1.0, peak)
+    scale = peak * (deviation / peak).square().mean(0).sqrt()
+    return loc, torch.where(constant, 1.0, scale)
+
+
 def update_mixture(
-    density: MultivariateNormalMixture, z: Tensor, rate: float, reg_covar: float
+    density: MultivariateNormalMixture,
+    z: Tensor,
+    rate: float,
+    reg_covar: float,
+    covariance_type: str,
 ) -> tuple[MultivariateNormalMixture, float]:
     """Move a mixture towards a batch of embeddings by one step of stepwise EM.
 
@@ -78,6 +116,8 @@ def update_mixture(
         that of a fit to all rows.
     reg_covar : float
         As in :func:`fit_mixture`.
+    covariance_type : {'full', 'tied', 'diag', 'spherical'}
+        As in :func:`fit_mixture`.
 
     Returns
     -------
@@ -86,7 +126,17 @@ def update_mixture(
     loss : float
         Negative mean log-likelihood of the batch under the mixture so far, in nats.
     """
-    covariance_type = density.covariance_type
+    if covariance_type == "spherical" and density.scale_diag is not None:
+        # Spheres in standardised coordinates: undo the scale, update, and put it back.
+        scale = density.scale_diag[0]
+        sphere = MultivariateNormalMixture.from_log_weights(
+            density.log_weights,
+            density.means / scale,
+            scale_spherical=(density.scale_diag / scale).mean(-1),
+        )
+        moved, loss = update_mixture(sphere, z / scale, rate, reg_covar, "spherical")
+        loss += float(scale.log().sum())
+        return _settle(moved.affine(torch.zeros_like(scale), scale)), loss
     batch = expectation(z, density, covariance_type)
     statistics = stepwise(statistics_of_density(density), batch, rate)
     # What reg_covar added before is part of the statistics; the batch brings its share.

@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Callable
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -232,6 +233,8 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             If the target view is missing or has another width.
         """
         X = self._check_context(X)
+        if target_view is None and np.ndim(y) == 1:
+            self._refuse_labels()
         target = self._score_target(X, y if target_view is None else target_view)
         if target is not None and self.target_encoder_.is_identity:
             return float(np.mean(self._pair_scores(X, target)))
@@ -239,8 +242,13 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
             self._encoders(), X, target, self.augmentation, SCORE_SEED
         )
         if self.target_encoder_.is_identity:
-            return float(self._conditional(z_c).log_prob(z_t).mean())
-        groups = np.array_split(np.arange(len(X)), -(-len(X) // SCORE_CONTEXTS))
+            parts = zip(
+                z_c.split(CONDITIONAL_ROWS), z_t.split(CONDITIONAL_ROWS), strict=True
+            )
+            log_prob = [self._conditional(c).log_prob(t) for c, t in parts]
+            return float(torch.cat(log_prob).mean())
+        order = np.random.default_rng(SCORE_SEED).permutation(len(X))
+        groups = np.array_split(order, -(-len(X) // SCORE_CONTEXTS))
         bounds = [
             float(
                 contrastive_bound(
@@ -260,6 +268,13 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         if self.target_encoder_.is_identity:
             return log_prob
         return log_prob - as_numpy(self._target_density().log_prob(z_t))
+
+    def _refuse_labels(self) -> None:
+        if self.target_source_ == "target_view":
+            raise ValueError(
+                "This estimator was fitted with target_view=, so a one-dimensional y "
+                "is taken for labels; pass target_view= to score too."
+            )
 
     def _score_target(self, X: np.ndarray, y: Any) -> np.ndarray | None:
         if self.target_source_ == "augment":
@@ -289,6 +304,13 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
 
     def _check_target(self, Y: Any, like: np.ndarray | None = None) -> np.ndarray:
+        names = getattr(self, "target_feature_names_in_", None)
+        columns = getattr(Y, "columns", None)
+        if names is not None and columns is not None and list(columns) != list(names):
+            raise ValueError(
+                f"The target view should have the columns {list(names)} of fit, in "
+                f"that order; got {list(columns)}."
+            )
         Y = check_array(
             Y, dtype=[np.float64, np.float32], ensure_2d=False, input_name="y"
         )
@@ -320,5 +342,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
 
 def _check_number_of_draws(n: Any) -> None:
-    if n < 1:
-        raise ValueError(f"The number of draws must be at least one; got {n}.")
+    if not isinstance(n, Integral) or n < 1:
+        raise ValueError(
+            f"The number of draws must be an integer of at least one; got {n!r}."
+        )

@@ -40,7 +40,9 @@ class JointDensityEmbedder(BaseJointEmbedder):
     ) -> dict[str, Any]:
         z = torch.cat([z_c, z_t], dim=1)
         density = self._on_device(self.density_)
-        density, loss = update_mixture(density, z, rate, self.reg_covar)
+        density, loss = update_mixture(
+            density, z, rate, self.reg_covar, self._density_form()[1]
+        )
         return {"density_": density, "loss_curve_": [loss]}
 
     def _indices(self) -> tuple[list[int], list[int]]:

@@ -225,8 +225,9 @@ class MDNEmbedder(BaseJointEmbedder):
             reverse_head = MixtureDensityHead(
                 n_target, self.n_components, n_context, *form, generator
             )
-        weight = self.marginal_weight if encoders.context.is_trainable else 0.0
-        return ConditionalMixture(head, reverse_head, weight)
+        return ConditionalMixture(
+            head, reverse_head, self.marginal_weight, encoders.context.is_trainable
+        )
 
     def _n_density_components(self) -> int:
         return self.n_components
@@ -254,7 +255,7 @@ class MDNEmbedder(BaseJointEmbedder):
         self, model: JointModel, z_c: Tensor, z_t: Tensor, rate: float
     ) -> dict[str, Any]:
         context, target = (
-            update_mixture(self._on_device(density), z, rate, self.reg_covar)[0]
+            update_mixture(self._on_device(density), z, rate, self.reg_covar, "full")[0]
             for density, z in ((self.density_, z_c), (self.target_density_, z_t))
         )
         return {

@@ -70,7 +70,8 @@ def encode_views(
     generator = torch.Generator(device=device).manual_seed(seed)
     parts = []
     with private_torch_rng(seed, device, active=callable(augmentation)):
-        for batch in torch.arange(len(rows), device=device).split(ENCODING_ROWS):
+        order = torch.arange(len(rows), device=device)
+        for batch in order.tensor_split(-(-len(rows) // ENCODING_ROWS)):
             pair = views.batch(batch, generator)
             own_units = [view * encoder.scale + encoder.mean for view in pair]
             parts.append([e(view) for e, view in zip(encoders, own_units, strict=True)])
@@ -115,6 +116,14 @@ class JointModel(nn.Module):
         """Whether any weight of the encoders or of the latent density can change."""
         return any(weight.requires_grad for weight in self.parameters())
 
+    def train(self, mode: bool = True) -> "JointModel":
+        """Set the mode; a frozen encoder always stays in evaluation mode."""
+        super().train(mode)
+        for encoder in self.encoders:
+            if not encoder.is_trainable:
+                encoder.eval()
+        return self
+
     def embed(self, context: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Encode standardised views."""
         return self.encoder.network(context), self.target_encoder.network(target)
@@ -124,14 +133,14 @@ class JointModel(nn.Module):
         return self.latent(*self.embed(context, target))
 
     @torch.no_grad()
-    def begin_epoch(self, views: Views, epoch: int) -> None:
+    def begin_epoch(self, views: Views, rows: Tensor) -> None:
         """Start the latent density, or fit it again where it asks for that."""
         if self.started and not self.latent.each_epoch:
             return
         self.eval()
         device = self.generator.device
-        order = torch.randperm(len(views), generator=self.generator, device=device)
-        rows = order[:LATENT_FIT_ROWS]
+        order = torch.randperm(len(rows), generator=self.generator, device=device)
+        rows = rows[order[:LATENT_FIT_ROWS]]
         seed = int(
             torch.randint(2**31 - 1, (), generator=self.generator, device=device)
         )

@@ -29,6 +29,8 @@ class ConditionalMixture(nn.Module):
         own.
     marginal_weight : float
         Weight of the divergence of each trained view.
+    context_is_trained : bool, default=True
+        Whether the context encoder is trained.
 
     Examples
     --------
@@ -47,10 +49,12 @@ class ConditionalMixture(nn.Module):
         head: MixtureDensityHead,
         reverse_head: MixtureDensityHead | None,
         marginal_weight: float,
+        context_is_trained: bool = True,
     ):
         super().__init__()
         self.head, self.reverse_head = head, reverse_head
         self.marginal_weight = marginal_weight
+        self.context_is_trained = context_is_trained
 
     def initialize(self, z_c: Tensor, z_t: Tensor, seed: int) -> None:
         """Start the heads from the clusters of the embeddings."""
@@ -65,7 +69,7 @@ class ConditionalMixture(nn.Module):
     def forward(self, z_c: Tensor, z_t: Tensor) -> Tensor:
         """Return the loss in nats for embeddings of shape (n_samples, ...)."""
         loss = -self.head(z_c).log_prob(z_t.detach()).mean()
-        if self.marginal_weight > 0:
+        if self.context_is_trained:
             loss = loss + self.marginal_weight * moment_kl(z_c)
         if self.reverse_head is not None:
             loss = loss - self.reverse_head(z_t).log_prob(z_c.detach()).mean()

@@ -629,7 +629,7 @@ class MultivariateNormalMixture(Distribution):
         ``z = (sum_k q_k S_k^-1)^-1 sum_k q_k S_k^-1 m_k``, with ``q`` the
         responsibilities at ``z``, climbs to a mode; the highest one is returned.
         """
-        return highest_mode(self, self._scale)
+        return highest_mode(self)
 
     @torch.no_grad()
     def highest_density_level(

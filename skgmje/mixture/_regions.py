@@ -1,22 +1,42 @@
 """Modes and highest-density regions of mixtures."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from scipy.stats import chi2
+from sklearn.utils import gen_batches
 from torch import Tensor
 
 from skgmje.mixture._scale import Scale
 
 # Fixed-point steps to a mode, and the move, in standard deviations, that ends them.
 MODE_MAX_ITER, MODE_TOL = 1000, 1e-10
+# Numbers in the largest temporary of one block of mixtures.
+REGION_NUMBERS = 2**22
 
 
 @torch.no_grad()
-def highest_mode(mixture: Any, scale: Scale) -> Tensor:
+def highest_mode(mixture: Any) -> Tensor:
     """Climb from two starts for every component; return the highest mode reached."""
     if mixture.batch_shape.numel() == 0:
         return mixture.mean
+    return _by_blocks(mixture, 2 * mixture.n_components, _highest_mode)
+
+
+def _by_blocks(
+    mixture: Any, n_points: int, function: Callable[[Any], Tensor]
+) -> Tensor:
+    """Apply a function that holds n_points of each mixture to blocks of a batch."""
+    if not mixture.batch_shape:
+        return function(mixture)
+    numbers = n_points * mixture.means[0].numel()
+    rows = gen_batches(len(mixture), max(1, REGION_NUMBERS // numbers))
+    return torch.cat([function(mixture[block]) for block in rows])
+
+
+def _highest_mode(mixture: Any) -> Tensor:
+    scale = mixture._scale
     spread = scale.variance(mixture.event_shape[0]).amin(-2).sqrt()
     point = _starts(mixture, scale)
     for _ in range(MODE_MAX_ITER):
@@ -68,6 +88,10 @@ def highest_density_level(
         return mixture.log_prob(mixture.means[..., 0, :]) - 0.5 * radius
     if generator is None:
         generator = torch.Generator(device=mixture.means.device).manual_seed(0)
-    log_prob = mixture.log_prob(mixture.sample((n_samples,), generator=generator))
     rank = max(1, round((1 - mass) * n_samples))
-    return log_prob.kthvalue(rank, dim=0).values
+
+    def level(block: Any) -> Tensor:
+        log_prob = block.log_prob(block.sample((n_samples,), generator=generator))
+        return log_prob.kthvalue(rank, dim=0).values
+
+    return _by_blocks(mixture, n_samples, level)

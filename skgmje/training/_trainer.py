@@ -60,8 +60,8 @@ class Trainer:
     Parameters
     ----------
     model : nn.Module
-        Returns the loss of a batch of both views. Its ``begin_epoch(views, epoch)`` is
-        called before every epoch.
+        Returns the loss of a batch of both views. Its ``begin_epoch(views, rows)`` is
+        called before every epoch with the rows that are trained on.
     views : Views
         The data, on the model's device.
     generator : torch.Generator
@@ -90,7 +90,7 @@ class Trainer:
     >>> from skgmje.training import Trainer
     >>> from skgmje.views import PairedViews
     >>> class Distance(torch.nn.Linear):
-    ...     def begin_epoch(self, views, epoch): ...
+    ...     def begin_epoch(self, views, rows): ...
     ...     def forward(self, context, target):
     ...         return (super().forward(context) - target).square().mean()
     >>> x = torch.linspace(-1, 1, 64).unsqueeze(1)
@@ -187,7 +187,7 @@ class Trainer:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / self.max_iter)))
 
     def _pass_over_batches(self) -> float:
-        self.model.begin_epoch(self.views, self.n_epochs)  # type: ignore[operator]
+        self.model.begin_epoch(self.views, self.training_rows)  # type: ignore[operator]
         self.model.train()
         order = torch.randperm(
             len(self.training_rows),
@@ -196,7 +196,9 @@ class Trainer:
         )
         rows = self.training_rows[order]
         total = torch.zeros((), dtype=torch.float64, device=rows.device)
-        for batch in rows.tensor_split(math.ceil(len(rows) / self.batch_size)):
+        # No batch of one row, which has no covariance.
+        n_batches = min(math.ceil(len(rows) / self.batch_size), max(1, len(rows) // 2))
+        for batch in rows.tensor_split(n_batches):
             loss = self.model(*self.views.batch(batch, self.generator))
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()

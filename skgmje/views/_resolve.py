@@ -78,7 +78,7 @@ def resolve_target(
             "y holds class labels, which are never taken for a view: two views are "
             "drawn from X instead. Pass target='augment' to say that this is meant.",
             IgnoredTargetWarning,
-            stacklevel=6,
+            stacklevel=7,
         )
         return None, "augment"
     if values.ndim == 1:
