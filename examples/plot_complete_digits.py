@@ -161,7 +161,8 @@ certain = np.flatnonzero(right == 1)
 _, first_of_pair = np.unique(
     np.sort(np.argsort(share[ambiguous])[:, -2:]), axis=0, return_index=True
 )
-four_or_nine = np.argsort(-np.minimum(share[:, 4], share[:, 9]))[:2]
+evenness = np.minimum(share[:, 4], share[:, 9]) * np.isin(label_test, [4, 9])
+four_or_nine = np.argsort(-evenness, kind="stable")[:2]
 others = [i for i in ambiguous[first_of_pair] if i not in four_or_nine]
 _, first_of_digit = np.unique(label_test[certain], return_index=True)
 shown = [*four_or_nine, *others[:2], *certain[first_of_digit][[0, 3, 6, 8]]]
