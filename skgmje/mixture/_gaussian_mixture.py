@@ -33,13 +33,12 @@ class GaussianMixture(ConditioningMixin, SaveMixin, sklearn.mixture.GaussianMixt
     """Gaussian mixture that can be conditioned.
 
     A drop-in for :class:`sklearn.mixture.GaussianMixture`: the same parameters,
-    attributes, methods, errors and warnings, and from the same start the same fit. On
+    attributes, methods, errors and warnings, and from the same start the same fit; the
+    :ref:`User Guide <mixture>` names the few deliberate differences. On
     top of it come conditional and marginal distributions, construction from given
     parameters, samples that are shuffled and seeded per call, a start that picks the
     best of several short runs, and ``device=``. All sums are float64, whatever the
     type of X.
-
-    Read more in the :ref:`User Guide <mixture>`.
 
     Parameters
     ----------
