@@ -36,8 +36,9 @@ def test_every_public_name_is_in_the_reference(package):
 
 
 def test_every_label_of_a_docstring_is_in_the_guide():
+    package = Path(skgmje.__file__).parent
     sources = "\n".join(
-        path.read_text(encoding="utf-8") for path in (ROOT / "skgmje").rglob("*.py")
+        path.read_text(encoding="utf-8") for path in package.rglob("*.py")
     )
     pages = "\n".join((DOC / page).read_text(encoding="utf-8") for page in PAGES)
     labels = set(re.findall(r":ref:`[^<`]+<(\w+)>`", sources))
