@@ -208,10 +208,10 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         With an identity target encoder, the mean conditional log-likelihood. With a
         learned one a likelihood means nothing, since it grows without bound as the
         latent space shrinks; the score is then a lower bound on the mutual information
-        of the views, ``mean log p(z_t | z_c) / mean_j p(z_t | z_c^j)`` over groups of
-        at most 1,000 rows. No encoder can raise it above the mutual information of the
-        data, nor above the logarithm of the number of rows; it is zero for a point and
-        at most log K for K clusters.
+        of the views, ``mean log [p(z_t | z_c) / mean_j p(z_t | z_c^j)]`` over groups of
+        at most 1,000 rows. On average no encoder can raise it above the mutual
+        information of the data; it never exceeds the logarithm of the number of rows,
+        is zero for a point and at most log K for K clusters.
 
         Parameters
         ----------
