@@ -1,15 +1,24 @@
 """Device, dtype and seeds: the one place that asks torch about the machine."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils import check_random_state, gen_batches
+from sklearn.utils import check_random_state
+from threadpoolctl import ThreadpoolController
 
 # Working set, in numbers, of one block of samples: about two megabytes of float64.
 BLOCK_NUMBERS = 2**18
+# Work, in numbers touched, that is worth a second thread, and the most seconds that
+# one of them holds the interpreter while another waits.
+THREAD_WORK, SWITCH_INTERVAL = 2**20, 1e-4
 # Networks with fewer parameters train on one thread.
 SMALL_NETWORK = 2**20
 
@@ -68,7 +77,111 @@ def as_numpy(tensor: torch.Tensor) -> np.ndarray:
 def blocks(n_samples: int, numbers_per_sample: int) -> Iterator[slice]:
     """Slices of samples whose working set stays near the size of the cache."""
     size = max(64, min(8192, BLOCK_NUMBERS // max(1, numbers_per_sample)))
-    return gen_batches(n_samples, size)
+    for start in range(0, n_samples, size):
+        yield slice(start, min(start + size, n_samples))
+
+
+class Workers:
+    """Threads for spans of samples, and memory that each of them keeps."""
+
+    def __init__(self, n_threads: int):
+        self.n_threads = n_threads
+        self.scratch: list[dict[str, Any]] = [{} for _ in range(n_threads)]
+        self.pool = ThreadPoolExecutor(n_threads - 1) if n_threads > 1 else None
+
+
+def map_spans(
+    function: Callable[[slice, dict[str, Any]], Any], n_samples: int, work: int
+) -> list[Any]:
+    """Apply a function to equal spans of samples, each on a thread of its own.
+
+    There are as many threads as torch may use, or one where the work is small. The
+    second argument of the function is memory to keep arrays in from call to call.
+    """
+    with own_threads() as workers:
+        if work < THREAD_WORK or workers.pool is None:
+            return [function(slice(0, n_samples), workers.scratch[0])]
+        edges = np.linspace(0, n_samples, workers.n_threads + 1).astype(int).tolist()
+        spans = [slice(*edge) for edge in pairwise(edges)]
+        others = [
+            workers.pool.submit(function, *arguments)
+            for arguments in zip(spans[1:], workers.scratch[1:], strict=True)
+        ]
+        own = function(spans[0], workers.scratch[0])
+        return [own, *(other.result() for other in others)]
+
+
+@contextmanager
+def own_threads() -> Iterator[Workers]:
+    """Keep products on the thread that asks for them, and put all limits back.
+
+    Threads of ours share the work by samples; more threads inside their small products
+    would only wait for each other. Inside another such block it gives its workers.
+    """
+    workers = _WORKERS.get()
+    if workers is not None:
+        yield workers
+        return
+    n_threads, interval = torch.get_num_threads(), sys.getswitchinterval()
+    workers = Workers(n_threads)
+    token = _WORKERS.set(workers)
+    try:
+        with _threadpools().limit(limits=1, user_api="blas"):
+            torch.set_num_threads(1)
+            sys.setswitchinterval(min(interval, SWITCH_INTERVAL))
+            yield workers
+    finally:
+        if workers.pool is not None:
+            workers.pool.shutdown()
+        sys.setswitchinterval(interval)
+        torch.set_num_threads(n_threads)
+        _WORKERS.reset(token)
+
+
+_WORKERS: ContextVar[Any] = ContextVar("workers", default=None)
+
+
+@cache
+def _threadpools() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def is_distributed() -> bool:
+    """Whether this process is one of several in an initialised torch.distributed group."""
+    return (
+        torch.distributed.is_available()
+        and torch.distributed.is_initialized()
+        and torch.distributed.get_world_size() > 1
+    )
+
+
+def all_reduce(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+    """Sum tensors over the processes of a group; return them as they are without one."""
+    if not is_distributed():
+        return tensors
+    flat = torch.cat([tensor.reshape(-1) for tensor in tensors])
+    shared = flat.to(_group_device(flat.device))
+    torch.distributed.all_reduce(shared)
+    parts = shared.to(flat.device).split([tensor.numel() for tensor in tensors])
+    return tuple(
+        part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)
+    )
+
+
+def all_gather(value: Any) -> list[Any]:
+    """Collect a picklable value of every process, in the order of their ranks."""
+    if not is_distributed():
+        return [value]
+    values = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+def _group_device(device: torch.device) -> torch.device:
+    """Where the group can talk: NCCL knows CUDA tensors alone."""
+    if torch.distributed.get_backend() == "nccl" and device.type == "cpu":
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
 
 
 @contextmanager

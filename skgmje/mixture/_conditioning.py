@@ -7,11 +7,18 @@ import torch
 from sklearn.utils.validation import check_array, check_is_fitted
 
 from skgmje._backend import as_numpy, as_tensor, make_generator
+from skgmje._validation import output_adapter
 from skgmje.mixture._distribution import MultivariateNormalMixture
 from skgmje.mixture._em import MixtureParameters, covariances_of_density
+from skgmje.mixture._frames import (
+    ConditionalFrame,
+    FrameOutputMixin,
+    row_index,
+    select_columns,
+)
 
 
-class ConditioningMixin:
+class ConditioningMixin(FrameOutputMixin):
     """Conditionals, marginals, samples and given parameters of a mixture estimator."""
 
     n_components: int
@@ -114,19 +121,21 @@ class ConditioningMixin:
         given : int, str or sequence of these
             The features that are known, by index or by column name, in any order.
         X_given : array-like of shape (n_samples, n_given)
-            Their values, in that order. One row may be passed as one dimension.
+            Their values, in that order. One row may be passed as one dimension. Where
+            the features are named, the columns of a data frame are taken by name.
 
         Returns
         -------
-        conditional : MultivariateNormalMixture
+        conditional : MultivariateNormalMixture or ConditionalFrame
             Batch of `n_samples` mixtures over the features that are left, in their
-            order in X.
+            order in X. Where `set_output` asks for data frames, these mixtures with
+            answers in data frames.
 
         Raises
         ------
         ValueError
             If a feature is unknown or repeated, if all features are given, or if
-            `X_given` has another width or holds NaN.
+            `X_given` has another width, lacks a column or holds NaN.
 
         Examples
         --------
@@ -138,14 +147,21 @@ class ConditioningMixin:
         tensor([[2.]], dtype=torch.float64)
         """
         check_is_fitted(self)
+        given = _as_list(given)
         indices = self._feature_indices(given)
-        X_given = np.asarray(X_given)
+        index = row_index(X_given)
+        X_given = np.asarray(select_columns(X_given, given, "X_given"))
         if X_given.ndim < 2:
             X_given = X_given.reshape(1, -1)
         X_given = check_array(
             X_given, dtype=np.float64, ensure_min_features=0, input_name="X_given"
         )
-        return self.density_.condition(indices, as_tensor(X_given, self._device()))
+        density = self.density_.condition(indices, as_tensor(X_given, self._device()))
+        adapter = output_adapter(self)
+        if adapter is None:
+            return density
+        names = np.delete(self.get_feature_names_out(), indices)
+        return ConditionalFrame(density, names, adapter, index)
 
     def marginal(self, features):
         """Marginal distribution of some features, as a fitted mixture.
@@ -175,7 +191,7 @@ class ConditioningMixin:
         array([[[2.]]])
         """
         check_is_fitted(self)
-        indices = self._feature_indices(features)
+        indices = self._feature_indices(_as_list(features))
         density = self.density_.marginal(indices)
         marginal = self.from_parameters(
             as_numpy(density.weights),
@@ -190,11 +206,11 @@ class ConditioningMixin:
         )
         if hasattr(self, "feature_names_in_"):
             marginal.feature_names_in_ = self.feature_names_in_[indices]
+        if hasattr(self, "_sklearn_output_config"):
+            marginal._sklearn_output_config = dict(self._sklearn_output_config)
         return marginal
 
-    def _feature_indices(self, features: Any) -> list[int]:
-        if isinstance(features, (str, int, np.integer)):
-            features = [features]
+    def _feature_indices(self, features: list[Any]) -> list[int]:
         names = list(getattr(self, "feature_names_in_", []))
         indices = []
         for feature in features:
@@ -222,7 +238,8 @@ class ConditioningMixin:
         Returns
         -------
         X : ndarray of shape (n_samples, n_features)
-            Samples, in random order of components.
+            Samples, in random order of components; a data frame where `set_output`
+            asks for one.
         y : ndarray of int64 of shape (n_samples,)
             Component of each sample.
 
@@ -239,7 +256,12 @@ class ConditioningMixin:
             )
         generator = make_generator(random_state, self._device())
         X, y = self.density_.sample_with_components((n_samples,), generator=generator)
-        return as_numpy(X), as_numpy(y)
+        return self._wrap_rows(as_numpy(X)), as_numpy(y)
+
+
+def _as_list(features: Any) -> list[Any]:
+    single = isinstance(features, (str, int, np.integer))
+    return [features] if single else list(features)
 
 
 def _covariances_shape(

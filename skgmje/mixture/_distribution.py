@@ -2,31 +2,22 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, constraints
+from torch.distributions import constraints
 
+from skgmje.mixture._base import MixtureBase
+from skgmje.mixture._conditional import Conditional
 from skgmje.mixture._indices import check_indices, remaining_indices
-from skgmje.mixture._regions import highest_density_level, highest_mode
-from skgmje.mixture._scale import (
-    DiagonalScale,
-    Scale,
-    SphericalScale,
-    TrilScale,
-    take_component,
-)
+from skgmje.mixture._scale import Scale, take_component
+from skgmje.mixture._uncertainty import UncertaintyMixin
 
-_SCALE_NAMES: dict[type[Scale], str] = {
-    TrilScale: "scale_tril",
-    DiagonalScale: "scale_diag",
-    SphericalScale: "scale_spherical",
-}
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
-class MultivariateNormalMixture(Distribution):
+class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
     r"""Mixture of multivariate normal distributions, or a batch of such mixtures.
 
     .. math:: p(z) = \sum_k \pi_k \, \mathcal{N}(z; \mu_k, L_k L_k^\top)
@@ -71,8 +62,8 @@ class MultivariateNormalMixture(Distribution):
     Notes
     -----
     Densities are in nats. Batch dimensions broadcast, so that a conditioned mixture
-    keeps one scale for all its rows. Gradients flow through every method but `sample`,
-    `mode` and `highest_density_level`.
+    keeps one scale for all its rows. Gradients flow through densities, `cdf`, moments,
+    marginals and conditionals; samples, modes, quantiles and regions carry none.
 
     References
     ----------
@@ -97,269 +88,13 @@ class MultivariateNormalMixture(Distribution):
     support = constraints.real_vector
     has_rsample = False
 
-    def __init__(
-        self,
-        weights: Tensor,
-        means: Tensor,
-        scale_tril: Tensor | None = None,
-        *,
-        scale_diag: Tensor | None = None,
-        scale_spherical: Tensor | None = None,
-        validate_args: bool | None = None,
-    ):
-        scale = _make_scale(scale_tril, scale_diag, scale_spherical)
-        if means.dim() < 2 or weights.dim() < 1:
-            raise ValueError(
-                "weights must have shape (*batch, K) and means (*batch, K, D); got "
-                f"{tuple(weights.shape)} and {tuple(means.shape)}."
-            )
-        self._set(weights.log(), means, scale)
-        validate = self._validate_args if validate_args is None else validate_args
-        if validate:
-            self._validate(weights, scale)
-        super().__init__(self._batch_shape, self._event_shape, validate_args=False)
-        self._validate_args = validate
-
-    @classmethod
-    def from_log_weights(
-        cls, log_weights: Tensor, means: Tensor, **scale: Tensor
-    ) -> "MultivariateNormalMixture":
-        r"""Build a mixture from the logarithms of its weights, unchecked.
-
-        Logarithms keep what weights would lose to underflow, and their gradient.
-
-        Parameters
-        ----------
-        log_weights : tensor of shape (\*batch, K)
-            Normalised log-weights.
-        means : tensor of shape (\*batch, K, D)
-            Component means.
-        **scale : tensor
-            One of ``scale_tril``, ``scale_diag`` and ``scale_spherical``.
-
-        Returns
-        -------
-        mixture : MultivariateNormalMixture
-            The mixture.
-        """
-        return cls._from_parts(log_weights, means, _make_scale(**scale))
-
-    @classmethod
-    def _from_parts(
-        cls, log_weights: Tensor, means: Tensor, scale: Scale
-    ) -> "MultivariateNormalMixture":
-        """Build from normalised log-weights, unchecked."""
-        self = cls.__new__(cls)
-        self._set(log_weights, means, scale)
-        Distribution.__init__(
-            self, self._batch_shape, self._event_shape, validate_args=False
-        )
-        return self
-
-    def _set(self, log_weights: Tensor, means: Tensor, scale: Scale) -> None:
-        n_components, n_features = means.shape[-2:]
-        try:
-            leading = torch.broadcast_shapes(
-                log_weights.shape, means.shape[:-1], scale.leading_shape
-            )
-        except RuntimeError:
-            leading = torch.Size()
-        sizes = set(scale.factor.shape[len(scale.leading_shape) :])
-        if (
-            leading[-1:] != (n_components,)
-            or log_weights.shape[-1] != n_components
-            or len(scale.leading_shape) == 0
-            or (sizes - {n_features})
-        ):
-            raise ValueError(
-                f"Shapes do not fit together: weights {tuple(log_weights.shape)}, "
-                f"means {tuple(means.shape)} and {_SCALE_NAMES[type(scale)]} "
-                f"{tuple(scale.factor.shape)}."
-            )
-        self._log_weights, self._means, self._scale = log_weights, means, scale
-        self._batch_shape = leading[:-1]
-        self._event_shape = torch.Size([n_features])
-        if len(scale.leading_shape) > 1:
-            self._means = means.expand(*leading, n_features)
-
-    def _validate(self, weights: Tensor, scale: Scale) -> None:
-        for name, constraint in self.arg_constraints.items():
-            value = {"weights": weights, "means": self._means}.get(name, scale.factor)
-            if not bool(constraint.check(value).all()):
-                raise ValueError(
-                    f"The parameter {name} of MultivariateNormalMixture must satisfy "
-                    f"the constraint {constraint}."
-                )
-
-    @property
-    def arg_constraints(self) -> dict[str, Any]:
-        """Constraints of the parameters that are stored."""
-        scale_constraint = {
-            TrilScale: constraints.lower_cholesky,
-            DiagonalScale: constraints.positive,
-            SphericalScale: constraints.positive,
-        }[type(self._scale)]
-        return {
-            "weights": constraints.simplex,
-            "means": constraints.real,
-            _SCALE_NAMES[type(self._scale)]: scale_constraint,
-        }
-
-    # ------------------------------------------------------------------ parameters
-
-    @property
-    def n_components(self) -> int:
-        """Number of components K."""
-        return self._means.shape[-2]
-
-    @property
-    def covariance_type(self) -> str:
-        """``"full"``, ``"tied"``, ``"diag"`` or ``"spherical"``."""
-        if isinstance(self._scale, DiagonalScale):
-            return "diag"
-        if isinstance(self._scale, SphericalScale):
-            return "spherical"
-        return "full" if self._scale.leading_shape[-1] == self.n_components else "tied"
-
-    @property
-    def weights(self) -> Tensor:
-        r"""Mixture weights of shape (\*batch, K)."""
-        return self._log_weights.exp().expand(*self.batch_shape, -1)
-
-    @property
-    def log_weights(self) -> Tensor:
-        r"""Logarithms of the weights, of shape (\*batch, K), exact for tiny weights."""
-        return self._log_weights.expand(*self.batch_shape, -1)
-
-    @property
-    def means(self) -> Tensor:
-        r"""Component means of shape (\*batch, K, D)."""
-        return self._means.expand(*self.batch_shape, -1, -1)
-
-    @property
-    def scale_tril(self) -> Tensor | None:
-        """Cholesky factors as stored, or None for diagonal and spherical scales."""
-        return self._scale.factor if isinstance(self._scale, TrilScale) else None
-
-    @property
-    def scale_diag(self) -> Tensor | None:
-        """Diagonal standard deviations as stored, or None for other scales."""
-        return self._scale.factor if isinstance(self._scale, DiagonalScale) else None
-
-    @property
-    def scale_spherical(self) -> Tensor | None:
-        """Spherical standard deviations as stored, or None for other scales."""
-        return self._scale.factor if isinstance(self._scale, SphericalScale) else None
-
-    @property
-    def component_covariances(self) -> Tensor:
-        r"""Component covariances of shape (\*batch, K, D, D)."""
-        covariance = self._scale.covariance(self._event_shape[0])
-        return covariance.expand(*self.batch_shape, self.n_components, -1, -1)
-
-    def parameters(self) -> dict[str, Tensor]:
-        """Return the constructor arguments that rebuild this distribution.
-
-        Returns
-        -------
-        parameters : dict of str to tensor
-            ``weights``, ``means`` and the scale that is stored.
-        """
-        scale_name = _SCALE_NAMES[type(self._scale)]
-        return {
-            "weights": self._log_weights.exp(),
-            "means": self._means,
-            scale_name: self._scale.factor,
-        }
-
-    def to(self, *args: Any, **kwargs: Any) -> "MultivariateNormalMixture":
-        """Return the distribution on another device or in another dtype.
-
-        Parameters
-        ----------
-        *args, **kwargs
-            As of :meth:`torch.Tensor.to`.
-
-        Returns
-        -------
-        mixture : MultivariateNormalMixture
-            The moved distribution.
-        """
-        return self._map(lambda tensor: tensor.to(*args, **kwargs))
-
-    def detach(self) -> "MultivariateNormalMixture":
-        """Return the distribution cut from the gradient graph.
-
-        Returns
-        -------
-        mixture : MultivariateNormalMixture
-            The same density, through which no gradient flows.
-        """
-        return self._map(Tensor.detach)
-
-    def _map(self, function: Any) -> "MultivariateNormalMixture":
-        return self._from_parts(
-            function(self._log_weights),
-            function(self._means),
-            self._scale.map(function),
-        )
-
-    def expand(
-        self, batch_shape: Sequence[int], _instance: Any = None
-    ) -> "MultivariateNormalMixture":
-        """Return the distribution with its batch expanded, without copies.
-
-        Parameters
-        ----------
-        batch_shape : sequence of int
-            The new batch shape.
-
-        Returns
-        -------
-        mixture : MultivariateNormalMixture
-            The expanded batch of mixtures.
-        """
-        batch_shape = torch.Size(batch_shape)
-        return self._from_parts(
-            self._log_weights.expand(*batch_shape, -1),
-            self._means.expand(*batch_shape, -1, -1),
-            self._scale,
-        )
-
-    def __getitem__(self, index: Any) -> "MultivariateNormalMixture":
-        """Return some of the mixtures of a batch."""
-        if not self.batch_shape:
-            raise IndexError("A single mixture cannot be indexed; only a batch can.")
-        n_mixtures = self.batch_shape.numel()
-        chosen = torch.arange(n_mixtures, device=self._means.device)
-        chosen = chosen.reshape(self.batch_shape)[index]
-
-        def choose(parameter: Tensor) -> Tensor:
-            return parameter.flatten(0, len(self.batch_shape) - 1)[chosen]
-
-        scale = self._scale
-        if len(scale.leading_shape) > 1:
-            scale = scale.expand(self.batch_shape).map(choose)
-        return self._from_parts(choose(self.log_weights), choose(self.means), scale)
-
-    def __len__(self) -> int:
-        if not self.batch_shape:
-            raise TypeError("A single mixture has no length.")
-        return self.batch_shape[0]
-
-    def __repr__(self) -> str:
-        return (
-            f"MultivariateNormalMixture(n_components={self.n_components}, "
-            f"n_features={self._event_shape[0]}, "
-            f"covariance_type={self.covariance_type!r}, "
-            f"batch_shape={tuple(self.batch_shape)})"
-        )
-
     # --------------------------------------------------------------------- moments
 
     @property
     def mean(self) -> Tensor:
         r"""Mean of the mixture, of shape (\*batch, D)."""
+        if isinstance(self._components, Conditional):
+            return self._components.mean()
         mean = torch.einsum("...k,...kd->...d", self._log_weights.exp(), self._means)
         return mean.expand(*self.batch_shape, -1)
 
@@ -403,10 +138,10 @@ class MultivariateNormalMixture(Distribution):
                 f"Points must have {self._event_shape[0]} coordinates; got shape "
                 f"{tuple(value.shape)}."
             )
-        whitened = self._scale.whiten(value.unsqueeze(-2) - self._means)
+        distance = _squared_distance(value, self._means, self._scale)
         n_features = self._event_shape[0]
         return (
-            -0.5 * whitened.square().sum(-1)
+            -0.5 * distance
             - self._scale.log_determinant(n_features)
             - n_features * _HALF_LOG_2PI
         )
@@ -426,6 +161,11 @@ class MultivariateNormalMixture(Distribution):
         """
         if self._validate_args:
             self._validate_sample(value)
+        if (
+            isinstance(self._components, Conditional)
+            and value.shape == self.batch_shape + self.event_shape
+        ):
+            return self._components.log_prob(value)
         return self._log_joint(value).logsumexp(-1)
 
     def responsibilities(self, value: Tensor) -> Tensor:
@@ -448,7 +188,7 @@ class MultivariateNormalMixture(Distribution):
 
     # ---------------------------------------------------- marginals and conditionals
 
-    def marginal(self, indices: Any) -> "MultivariateNormalMixture":
+    def marginal(self, indices: Any) -> Self:
         """Marginal distribution of some coordinates.
 
         Parameters
@@ -466,14 +206,14 @@ class MultivariateNormalMixture(Distribution):
         ValueError
             If `indices` is empty, repeats a coordinate or leaves the range.
         """
-        kept = check_indices(indices, self._event_shape[0], self._means.device)
+        kept = check_indices(indices, self._event_shape[0], self._options["device"])
         if len(kept) == 0:
             raise ValueError("A marginal needs at least one coordinate; got none.")
         return self._from_parts(
             self._log_weights, self._means[..., kept], self._scale.marginal(kept)
         )
 
-    def condition(self, indices: Any, values: Tensor) -> "MultivariateNormalMixture":
+    def condition(self, indices: Any, values: Tensor) -> Self:
         r"""Conditional distribution of the other coordinates, in closed form.
 
         Parameters
@@ -501,31 +241,39 @@ class MultivariateNormalMixture(Distribution):
         ``m_k = mu_k,rest + L_k,rest,given y_k`` where ``y_k`` is the whitened deviation
         of the given block, and the new factor is ``L_k,rest,rest``.
         """
-        given = check_indices(indices, self._event_shape[0], self._means.device)
-        values = torch.as_tensor(
-            values, dtype=self._means.dtype, device=self._means.device
-        )
+        given = check_indices(indices, self._event_shape[0], self._options["device"])
+        values = torch.as_tensor(values, **self._options)
         if values.dim() == 0 or values.shape[-1] != len(given):
             raise ValueError(
                 f"values must have {len(given)} columns, one for each index; got shape "
                 f"{tuple(values.shape)}."
             )
-        rows = torch.broadcast_shapes(values.shape[:-1], self.batch_shape)
         rest = remaining_indices(given, self._event_shape[0])
         if len(rest) == 0:
             raise ValueError(
                 "condition needs at least one coordinate that is not given; got all "
                 f"{self._event_shape[0]} of them."
             )
+        rows = values.shape[:-1]
+        if self.batch_shape:
+            rows = torch.broadcast_shapes(rows, self.batch_shape)
         if len(given) == 0:
             return self.expand(rows)
-        given_scale, cross, rest_scale = self._scale.condition(given, rest)
-        block = self._from_parts(
-            self._log_weights, self._means[..., given], given_scale
-        )
-        values = values.expand(*rows, len(given))
+        order = torch.cat([given, rest])
+        means, scale = self._means[..., order], self._scale.marginal(order)
+        if not self.batch_shape:
+            return self._from_conditional(
+                Conditional(self._log_weights, means, scale, values)
+            )
+        return self._condition_each(means, scale, values.expand(*rows, len(given)))
+
+    def _condition_each(self, means: Tensor, scale: Scale, values: Tensor) -> Self:
+        """Condition every mixture of a batch on its leading coordinates."""
+        n_given = values.shape[-1]
+        given_scale, cross, rest_scale = scale.split(n_given)
+        block = self._from_parts(self._log_weights, means[..., :n_given], given_scale)
         log_weights = block._log_joint(values).log_softmax(-1)
-        means = self._means[..., rest]
+        means = means[..., n_given:]
         if cross is not None:
             whitened = given_scale.whiten(values.unsqueeze(-2) - block._means)
             means = means + torch.einsum(
@@ -533,7 +281,7 @@ class MultivariateNormalMixture(Distribution):
             )
         return self._from_parts(log_weights, means, rest_scale)
 
-    def affine(self, loc: Tensor, scale: Tensor) -> "MultivariateNormalMixture":
+    def affine(self, loc: Tensor, scale: Tensor) -> Self:
         """Distribution of ``loc + scale * z``, coordinate by coordinate.
 
         Parameters
@@ -602,6 +350,8 @@ class MultivariateNormalMixture(Distribution):
             Index of the component of each draw.
         """
         sample_shape = torch.Size(sample_shape)
+        if isinstance(self._components, Conditional) and not sample_shape:
+            return self._components.sample(generator)
         shape = sample_shape + self.batch_shape
         component = torch.zeros(shape, dtype=torch.long, device=self._means.device)
         if shape.numel():
@@ -610,85 +360,19 @@ class MultivariateNormalMixture(Distribution):
                 weights, sample_shape.numel(), replacement=True, generator=generator
             )
             component = draws.T.reshape(shape)
-        noise = torch.empty(
-            shape + self._event_shape,
-            dtype=self._means.dtype,
-            device=self._means.device,
-        ).normal_(generator=generator)
+        noise = torch.empty(shape + self._event_shape, **self._options)
+        noise = noise.normal_(generator=generator)
         means = take_component(self._means, component, self.batch_shape, 1)
         return means + self._scale.color(noise, component, self.batch_shape), component
 
-    # ---------------------------------------------------------- modes and regions
 
-    @property
-    def mode(self) -> Tensor:
-        r"""Highest mode of each mixture, of shape (\*batch, D).
-
-        From the mean of every component, and from where it crosses another one highest,
-        the fixed point
-        ``z = (sum_k q_k S_k^-1)^-1 sum_k q_k S_k^-1 m_k``, with ``q`` the
-        responsibilities at ``z``, climbs to a mode; the highest one is returned.
-        """
-        return highest_mode(self)
-
-    @torch.no_grad()
-    def highest_density_level(
-        self,
-        mass: float,
-        *,
-        n_samples: int = 4096,
-        generator: torch.Generator | None = None,
-    ) -> Tensor:
-        r"""Log-density above which a share `mass` of the probability lies.
-
-        The region ``{z: log p(z) >= level}`` is the smallest that holds this share. One
-        component has a closed form (chi-squared); otherwise the level is a quantile of
-        the log-density over draws, whose coverage has a standard error of
-        ``sqrt(mass (1 - mass) / n_samples)``.
-
-        Parameters
-        ----------
-        mass : float
-            Probability of the region, strictly between 0 and 1.
-        n_samples : int, default=4096
-            Number of draws.
-        generator : torch.Generator, optional
-            Source of the draws; by default a private one with a fixed seed, so that
-            the level of a mixture is always the same.
-
-        Returns
-        -------
-        level : tensor of shape (\*batch,)
-            Log-densities in nats.
-
-        Raises
-        ------
-        ValueError
-            If `mass` is not strictly between 0 and 1.
-        """
-        if not 0 < mass < 1:
-            raise ValueError(f"mass must lie strictly between 0 and 1; got {mass!r}.")
-        return highest_density_level(self, mass, n_samples, generator)
-
-
-def _make_scale(
-    scale_tril: Tensor | None = None,
-    scale_diag: Tensor | None = None,
-    scale_spherical: Tensor | None = None,
-) -> Scale:
-    given: list[Scale] = []
-    if scale_tril is not None:
-        given.append(TrilScale(scale_tril))
-    if scale_diag is not None:
-        given.append(DiagonalScale(scale_diag))
-    if scale_spherical is not None:
-        given.append(SphericalScale(scale_spherical))
-    if len(given) != 1:
-        raise ValueError(
-            "Give exactly one of scale_tril, scale_diag and scale_spherical; got "
-            f"{len(given)}."
-        )
-    return given[0]
+def _squared_distance(value: Tensor, means: Tensor, scale: Scale) -> Tensor:
+    """Squared Mahalanobis distances of shape (*sample, *batch, K)."""
+    if means.dim() > 2:
+        return scale.whiten(value.unsqueeze(-2) - means).square().sum(-1)
+    columns = value.reshape(-1, value.shape[-1]).T
+    distance = scale.whitener(means, columns.shape[1])(columns).square().sum(1)
+    return distance.reshape(len(means), *value.shape[:-1]).movedim(0, -1)
 
 
 def _match(cross: Tensor, whitened: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,149 +1,271 @@
-"""Expectation maximisation for Gaussian mixtures: statistics, E step, M step.
+"""Expectation maximisation: blocks of samples in, sufficient statistics out.
 
-All sums are float64. Second moments are kept around a reference point of each
-component (its previous mean), so that nothing cancels far from the origin.
+The E step and the sums that the M step needs run together over blocks that fit the
+cache, several blocks at a time. No array has a row for every sample and component.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skgmje._backend import as_tensor, blocks
-from skgmje.exceptions import IllDefinedCovarianceError
+from skgmje._backend import as_tensor, blocks, map_spans
 from skgmje.mixture._distribution import MultivariateNormalMixture
-from skgmje.mixture._scale import DiagonalScale, Scale, SphericalScale, TrilScale
+from skgmje.mixture._forms import (
+    Components,
+    Groups,
+    choose_forms,
+    deviations_of_all,
+)
+from skgmje.mixture._statistics import (
+    COUNT_FLOOR,
+    ILL_DEFINED_COVARIANCE,
+    MixtureParameters,
+    SufficientStatistics,
+    covariances_of_density,
+    maximization,
+    scale_of_covariances,
+    statistics_of_density,
+    stepwise,
+)
+
+__all__ = [
+    "ILL_DEFINED_COVARIANCE",
+    "LOG_RESPONSIBILITY_FLOOR",
+    "Evaluator",
+    "MixtureParameters",
+    "SufficientStatistics",
+    "covariances_of_density",
+    "expectation",
+    "maximization",
+    "scale_of_covariances",
+    "statistics_of_density",
+    "statistics_of_responsibilities",
+    "stepwise",
+]
 
 # Smaller responsibilities would be denormal products that slow the processor down.
 LOG_RESPONSIBILITY_FLOOR = -80.0
-# Keeps the share of an empty component from dividing by zero.
-COUNT_FLOOR = 10 * torch.finfo(torch.float64).eps
-ILL_DEFINED_COVARIANCE = (
-    "Fitting the mixture model failed because some components have ill-defined "
-    "empirical covariance (for instance caused by singleton or collapsed samples). Try "
-    "to decrease the number of components, increase reg_covar, or scale the input data."
-)
+# Threads wait for the interpreter between blocks; that costs more than to leave the
+# inner cache.
+LARGE_BLOCK = 4
+WIDE = 32
+# Products of larger standardised coordinates could overflow.
+MAX_COORDINATE = 1e100
 
 
-@dataclass(frozen=True)
-class SufficientStatistics:
-    """What the M step needs to know about the data.
+class Evaluator:
+    """A mixture made ready to be evaluated on many samples.
 
-    Attributes
+    Parameters
     ----------
-    counts : tensor of shape (K,)
-        Sums of responsibilities.
-    first : tensor of shape (K, D)
-        Weighted sums of deviations from `reference`.
-    second : tensor of shape (K, D, D), (D, D) if tied, or (K, D) if diagonal
-        Weighted sums of products of those deviations.
-    reference : tensor of shape (K, D)
-        The points from which deviations are measured.
-    log_likelihood : tensor of shape ()
-        Sum of log-densities, in nats.
-    total : float
-        Number of samples.
+    density : MultivariateNormalMixture
+        Float64 mixture without batch dimensions.
     covariance_type : {"full", "tied", "diag", "spherical"}
-        Which second moments are kept.
+        Which second moments its statistics keep.
+    forms : callable, default=choose_forms
+        Splits the components by how they are evaluated.
     """
 
-    counts: Tensor
-    first: Tensor
-    second: Tensor
-    reference: Tensor
-    log_likelihood: Tensor
-    total: float
-    covariance_type: str
-
-    def __add__(self, other: "SufficientStatistics") -> "SufficientStatistics":
-        other = other.around(self.reference)
-        return replace(
-            self,
-            counts=self.counts + other.counts,
-            first=self.first + other.first,
-            second=self.second + other.second,
-            log_likelihood=self.log_likelihood + other.log_likelihood,
-            total=self.total + other.total,
-        )
-
-    def __mul__(self, factor: float) -> "SufficientStatistics":
-        return replace(
-            self,
-            counts=self.counts * factor,
-            first=self.first * factor,
-            second=self.second * factor,
-            log_likelihood=self.log_likelihood * factor,
-            total=self.total * factor,
-        )
-
-    def around(self, reference: Tensor) -> "SufficientStatistics":
-        """Return the same statistics, measured from other reference points."""
-        if reference is self.reference:
-            return self
-        shift = self.reference - reference
-        moved = self.first + self.counts.unsqueeze(-1) * shift
-        if self.covariance_type in ("diag", "spherical"):
-            second = self.second + shift * (self.first + moved)
-        else:
-            cross = shift.unsqueeze(-1) * self.first.unsqueeze(-2)
-            outer = shift.unsqueeze(-1) * moved.unsqueeze(-2) + cross.mT
-            second = self.second + (
-                outer.sum(0) if self.covariance_type == "tied" else outer
-            )
-        return replace(self, first=moved, second=second, reference=reference)
+    def __init__(
+        self,
+        density: MultivariateNormalMixture,
+        covariance_type: str,
+        forms: Callable[[Components], Groups] = choose_forms,
+    ):
+        components = Components.of(density, covariance_type)
+        self.covariance_type = covariance_type
+        self.xp, self.means = components.xp, density._means.detach()
+        self.device = self.means.device
+        self.n_components, self.n_features = components.means.shape
+        groups = forms(components)
+        self.forms = [form(components.take(index)) for form, index in groups]
+        # Forms write contiguous rows; this puts components back in their own order.
+        order = [index for _, index in groups if index is not None]
+        self.inverse = self.xp.concatenate(order).argsort() if order else None
+        self.centre = components.centre[:, None]
+        self.inverse_spread = 1.0 / components.spread[:, None]
 
     @property
-    def mean_log_likelihood(self) -> float:
-        """Mean log-density of a sample, in nats."""
-        return float(self.log_likelihood) / self.total
+    def numbers_per_sample(self) -> int:
+        """Working set of a sample, for blocks of `LARGE_BLOCK` times the usual size."""
+        width = 1 + self.n_features + 2 * self.n_components
+        own = sum(form.n_products + form.n_scratch for form in self.forms)
+        return (width + own) // LARGE_BLOCK
 
+    def map(
+        self, function: Callable[[slice, dict[str, Any]], Any], n_samples: int
+    ) -> list[Any]:
+        """Apply a function to spans of samples, each on its own thread."""
+        work = n_samples * self.n_components * self.n_features
+        return map_spans(function, n_samples, 1 if self.xp is torch else work)
 
-@dataclass(frozen=True)
-class MixtureParameters:
-    """Parameters in scikit-learn's layout, as float64 tensors."""
+    def blocks(
+        self, X: Any, span: slice, scratch: dict[str, Any]
+    ) -> Iterator["Block"]:
+        """Read the samples of a span, block by block, into the same memory."""
+        if self.xp is np and isinstance(X, Tensor):
+            X = X.detach().numpy()
+        block = None
+        for rows in blocks(span.stop - span.start, self.numbers_per_sample):
+            rows = slice(rows.start + span.start, rows.stop + span.start)
+            n_samples = rows.stop - rows.start
+            if block is None or block.n_samples != n_samples:
+                block = Block(self, n_samples, scratch)
+            block.read(X, rows)
+            yield block
 
-    weights: Tensor
-    means: Tensor
-    covariances: Tensor
+    def array(self, values: Any) -> Any:
+        """Bring float64 numbers to where they are computed with."""
+        if self.xp is np:
+            return np.array(values, dtype=np.float64)
+        return as_tensor(values, self.device)
 
-    def density(self, covariance_type: str) -> MultivariateNormalMixture:
-        """Return the mixture; raise ValueError if a covariance is not definite."""
-        scale = scale_of_covariances(self.covariances, covariance_type)
-        return MultivariateNormalMixture._from_parts(
-            self.weights.log(), self.means, scale
+    def in_order(self, by_component: Any) -> Any:
+        """Put rows of components back in the order of the mixture."""
+        if self.inverse is None:
+            return by_component
+        return by_component[self.inverse]
+
+    def fill(self, X: Any, out: Any, function: Callable[["Block"], Any]) -> Any:
+        """Write ``function(block)``, of shape (..., n_samples), to rows of `out`."""
+
+        def write(span: slice, scratch: dict[str, Any]) -> None:
+            for block in self.blocks(X, span, scratch):
+                values = function(block)
+                out[block.rows] = torch.as_tensor(values).cpu().numpy().T
+
+        self.map(write, X.shape[0])
+        return out
+
+    def log_prob(self, X: Any) -> np.ndarray:
+        """Log-densities in nats, of shape (n_samples,)."""
+        return self.fill(
+            X,
+            np.empty(X.shape[0]),
+            lambda block: block.posterior(LOG_RESPONSIBILITY_FLOOR),
         )
 
+    def predict(self, X: Any) -> np.ndarray:
+        """Likeliest component of each sample, of shape (n_samples,)."""
+        labels = np.empty(X.shape[0], dtype=np.int64)
+        return self.fill(
+            X, labels, lambda block: self.in_order(block.evaluate()).argmax(0)
+        )
 
-def scale_of_covariances(covariances: Tensor, covariance_type: str) -> Scale:
-    """Factorise covariances that are stored in scikit-learn's layout."""
-    if covariance_type in ("full", "tied"):
-        matrices = covariances if covariances.dim() == 3 else covariances.unsqueeze(0)
-        factor, info = torch.linalg.cholesky_ex(matrices)
-        if bool(info.any()) or not bool(torch.isfinite(factor).all()):
-            raise IllDefinedCovarianceError(ILL_DEFINED_COVARIANCE)
-        return TrilScale(factor)
-    if not bool((covariances > 0).all()) or not bool(torch.isfinite(covariances).all()):
-        raise IllDefinedCovarianceError(ILL_DEFINED_COVARIANCE)
-    factor = covariances.sqrt()
+    def responsibilities(self, X: Any) -> np.ndarray:
+        """Posterior probabilities of the components, (n_samples, n_components)."""
+
+        def posterior(block: Block) -> Any:
+            block.posterior()
+            return self.in_order(block.log_joint)
+
+        return self.fill(X, np.empty((X.shape[0], self.n_components)), posterior)
+
+
+class Block:
+    """Memory for one block of samples, and what is computed in it."""
+
+    def __init__(self, evaluator: Evaluator, n_samples: int, memory: dict[str, Any]):
+        self.evaluator, self.n_samples, self.memory = evaluator, n_samples, memory
+        self.xp, self.rows = evaluator.xp, slice(0)
+        width = 1 + evaluator.n_features
+        n_products = max(form.n_products for form in evaluator.forms)
+        self.z = self.empty("z", width + n_products)
+        self.z[0] = 1.0
+        self.x = self.z[1:width]
+        self.log_joint = self.empty("log_joint", evaluator.n_components)
+        self.scratch = [
+            self.empty(type(form).__name__, form.n_scratch) for form in evaluator.forms
+        ]
+
+    def empty(self, name: str, n_rows: int) -> Any:
+        """Memory with a column for each sample, kept from block to block by name."""
+        shape, array = (n_rows, self.n_samples), self.memory.get(name)
+        if array is None or array.shape != shape:
+            if self.xp is np:
+                array = np.empty(shape)
+            else:
+                device = self.evaluator.device
+                array = torch.empty(shape, dtype=torch.float64, device=device)
+            self.memory[name] = array
+        return array
+
+    def parts(self, by_component: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
+        """Forms with their coordinates, scratch memory and rows of an array."""
+        start = 0
+        width = 1 + self.evaluator.n_features
+        for form, scratch in zip(self.evaluator.forms, self.scratch, strict=True):
+            rows = by_component[start : start + form.n_components]
+            yield form, self.z[: width + form.n_products], scratch, rows
+            start += form.n_components
+
+    def read(self, X: Any, rows: slice) -> None:
+        """Take in samples."""
+        self.rows = rows
+        samples = X[rows]
+        if self.xp is torch and not isinstance(samples, Tensor):
+            samples = as_tensor(samples, self.evaluator.device)
+        raw = samples.T
+        columns = raw
+        if _is_wide(samples):
+            # NumPy would jump from row to row; torch transposes tile by tile.
+            torch.from_numpy(self.x).copy_(torch.from_numpy(samples).T)
+            columns = self.x
+        with np.errstate(over="ignore"):
+            self.xp.subtract(columns, self.evaluator.centre, out=self.x)
+            self.xp.multiply(self.x, self.evaluator.inverse_spread, out=self.x)
+            flat = self.x.reshape(-1)
+            if not flat @ flat < MAX_COORDINATE:
+                self.xp.clip(self.x, -MAX_COORDINATE, MAX_COORDINATE, out=self.x)
+        for form, z, scratch, _ in self.parts(self.log_joint):
+            form.prepare(z, raw, scratch)
+
+    def evaluate(self) -> Any:
+        """Return log weight plus log-density of all components."""
+        for form, z, scratch, out in self.parts(self.log_joint):
+            form.log_joint(z, scratch, out)
+        return self.log_joint
+
+    def posterior(self, floor: float | None = None) -> Any:
+        """Turn `log_joint` into responsibilities; return log-densities."""
+        xp, joint = self.xp, self.evaluate()
+        top = xp.amax(joint, 0)
+        xp.subtract(joint, top, out=joint)
+        if floor is not None:
+            xp.clip(joint, floor, None, out=joint)
+        xp.exp(joint, out=joint)
+        total = joint.sum(0)
+        xp.divide(joint, total, out=joint)
+        return top + xp.log(total)
+
+    def sums(self, resp: Any) -> list[Any]:
+        """What the M step needs of this block, form after form."""
+        return [
+            total
+            for form, z, scratch, rows in self.parts(resp)
+            for total in form.sums(z, scratch, rows)
+        ]
+
+
+def _is_wide(samples: Any) -> bool:
     return (
-        DiagonalScale(factor) if covariance_type == "diag" else SphericalScale(factor)
+        isinstance(samples, np.ndarray)
+        and samples.shape[1] >= WIDE
+        and samples.dtype == np.float64
+        and samples.flags.writeable
+        and samples.flags.c_contiguous
     )
 
 
-def covariances_of_density(density: MultivariateNormalMixture) -> Tensor:
-    """Return the covariances of one mixture in scikit-learn's layout."""
-    factor = density._scale.factor
-    if density.scale_tril is None:
-        return factor.square()
-    covariances = factor @ factor.mT
-    return covariances.squeeze(0) if density.covariance_type == "tied" else covariances
-
-
 def expectation(
-    X: Any, density: MultivariateNormalMixture, covariance_type: str
+    X: Any,
+    density: MultivariateNormalMixture,
+    covariance_type: str,
+    sample_weight: Any = None,
 ) -> SufficientStatistics:
     """E step over blocks of samples, fused with the sums that the M step needs.
 
@@ -155,159 +277,140 @@ def expectation(
         Current float64 mixture, without batch dimensions.
     covariance_type : {"full", "tied", "diag", "spherical"}
         Which second moments to collect.
+    sample_weight : ndarray of shape (n_samples,), optional
+        Weights of the samples, not negative.
 
     Returns
     -------
     statistics : SufficientStatistics
         Statistics around the current means.
     """
-    means, scale = density._means, density._scale
 
-    def responsibilities(deviation: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        whitened = scale.whiten_columns(deviation)
-        n_features = deviation.shape[1]
-        log_norm = scale.log_determinant(n_features) + n_features * 0.5 * np.log(
-            2 * np.pi
-        )
-        constant = (density._log_weights - log_norm).unsqueeze(-1)
-        log_joint = constant - 0.5 * whitened.square().sum(1)
-        log_prob = log_joint.logsumexp(0)
-        log_responsibility = (log_joint - log_prob).clamp_(min=LOG_RESPONSIBILITY_FLOOR)
-        return log_responsibility.exp_(), log_prob.sum()
+    def responsibilities(block: Block) -> tuple[Any, Any]:
+        log_prob = block.posterior(LOG_RESPONSIBILITY_FLOOR)
+        return block.log_joint, log_prob
 
-    return _accumulate(X, means, covariance_type, responsibilities)
+    evaluator = Evaluator(density, covariance_type)
+    return _collect(X, evaluator, responsibilities, sample_weight)
 
 
 def statistics_of_responsibilities(
-    X: Any, responsibilities: Any, covariance_type: str, device: torch.device
+    X: Any,
+    responsibilities: Any,
+    covariance_type: str,
+    device: torch.device,
+    sample_weight: Any = None,
 ) -> SufficientStatistics:
-    """Statistics for given responsibilities of shape (n_samples, K)."""
-    n_components = responsibilities.shape[1]
-    zero = torch.zeros((), dtype=torch.float64, device=device)
+    """Statistics for given responsibilities of shape (n_samples, K).
 
-    def given(deviation: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        return as_tensor(responsibilities[rows], device).T.contiguous(), zero
-
-    origin = torch.as_tensor(np.mean(X, axis=0, dtype=np.float64), device=device)
-    origin = origin.expand(n_components, -1)
-    rough = _accumulate(X, origin, "diag", given)
-    means = origin + rough.first / (rough.counts + COUNT_FLOOR).unsqueeze(-1)
-    statistics = _accumulate(X, means, covariance_type, given)
-    if covariance_type == "tied" and not np.allclose(responsibilities.sum(1), 1.0):
+    `sample_weight` says what the responsibilities of a sample sum to, where not to one.
+    """
+    means = _weighted_means(X, responsibilities)
+    statistics = _statistics_about(X, responsibilities, means, covariance_type, device)
+    weight = np.ones(X.shape[0]) if sample_weight is None else sample_weight
+    if covariance_type == "tied" and not np.allclose(responsibilities.sum(1), weight):
         # A start from single points. As scikit-learn does, the scatter of all samples
         # about the origin takes the place of the weighted one: a wide start.
-        scatter = _accumulate(
-            X,
-            torch.zeros_like(means[:1]),
-            "tied",
-            lambda deviation, rows: (torch.ones_like(deviation[:, 0]), zero),
-        ).second
-        centres = statistics.counts.unsqueeze(-1) * means
-        statistics = replace(statistics, second=scatter - centres.T @ means)
+        weights = np.reshape(weight, (-1, 1))
+        origin = np.zeros((1, X.shape[1]))
+        scatter = _statistics_about(X, weights, origin, "tied", device).second
+        centres = statistics.counts.unsqueeze(-1) * statistics.reference
+        second = scatter - centres.T @ statistics.reference
+        statistics = replace(statistics, second=second)
     return statistics
 
 
-def _accumulate(
+def _weighted_means(X: Any, responsibilities: Any) -> np.ndarray:
+    origin = np.mean(X, axis=0, dtype=np.float64)
+    first = sum(
+        np.asarray(responsibilities[rows], dtype=np.float64).T @ (X[rows] - origin)
+        for rows in blocks(X.shape[0], X.shape[1])
+    )
+    counts = np.sum(responsibilities, axis=0, dtype=np.float64) + COUNT_FLOOR
+    return origin + first / counts[:, None]
+
+
+def _statistics_about(
     X: Any,
-    reference: Tensor,
+    responsibilities: Any,
+    means: np.ndarray,
     covariance_type: str,
-    responsibilities: Callable[[Tensor, slice], tuple[Tensor, Tensor]],
+    device: torch.device,
 ) -> SufficientStatistics:
-    n_components, n_features = reference.shape
-    counts: Any = 0.0
-    first: Any = 0.0
-    second: Any = 0.0
-    log_likelihood: Any = 0.0
-    for rows in blocks(X.shape[0], n_components * n_features):
-        block = X[rows]
-        if not isinstance(block, Tensor):
-            block = as_tensor(block, reference.device)
-        deviation = block.T.unsqueeze(0) - reference.unsqueeze(-1)
-        resp, log_prob = responsibilities(deviation, rows)
-        weighted = deviation * resp.unsqueeze(1)
-        counts = counts + resp.sum(1)
-        first = first + weighted.sum(2)
-        second = second + _second_moment(weighted, deviation, covariance_type)
-        log_likelihood = log_likelihood + log_prob
+    """Sum deviations from given means."""
+    n_components, n_features = means.shape
+    weights = torch.full((n_components,), 1.0 / n_components, dtype=torch.float64)
+    unit = {
+        "full": torch.eye(n_features).expand(n_components, -1, -1),
+        "tied": torch.eye(n_features),
+        "diag": torch.ones(n_components, n_features),
+        "spherical": torch.ones(n_components),
+    }[covariance_type].double()
+    parameters = (weights, torch.from_numpy(means), unit)
+    density = MixtureParameters(*(p.to(device) for p in parameters)).density(
+        covariance_type
+    )
+    evaluator = Evaluator(density, covariance_type, deviations_of_all)
+
+    def given(block: Block) -> tuple[Any, Any]:
+        resp = evaluator.array(responsibilities[block.rows].T)
+        return resp, resp[0] * 0.0
+
+    return _collect(X, evaluator, given, None)
+
+
+def _collect(
+    X: Any,
+    evaluator: Evaluator,
+    responsibilities: Callable[[Block], tuple[Any, Any]],
+    sample_weight: Any,
+) -> SufficientStatistics:
+    """Sum the statistics of all blocks."""
+
+    def collect(span: slice, scratch: dict[str, Any]) -> list[Any]:
+        totals: Any = None
+        for block in evaluator.blocks(X, span, scratch):
+            resp, log_prob = responsibilities(block)
+            if sample_weight is None:
+                log_likelihood = log_prob.sum()
+            else:
+                weight = evaluator.array(sample_weight[block.rows])
+                log_likelihood = weight @ log_prob
+                block.xp.multiply(resp, weight, out=resp)
+            sums = [log_likelihood, *block.sums(resp)]
+            totals = (
+                sums
+                if totals is None
+                else [a + b for a, b in zip(totals, sums, strict=True)]
+            )
+        return totals
+
+    spans = evaluator.map(collect, X.shape[0])
+    log_likelihood, *sums = (
+        torch.as_tensor(sum(parts[1:], start=parts[0]))
+        for parts in zip(*spans, strict=True)
+    )
+    moments = _moments(evaluator, sums)
+    total = X.shape[0] if sample_weight is None else np.sum(sample_weight, dtype=float)
     return SufficientStatistics(
-        counts,
-        first,
-        second,
-        reference,
+        *moments,
+        evaluator.means,
         log_likelihood,
-        float(X.shape[0]),
-        covariance_type,
+        float(total),
+        evaluator.covariance_type,
     )
 
 
-def _second_moment(weighted: Tensor, deviation: Tensor, covariance_type: str) -> Tensor:
-    if covariance_type == "full":
-        return weighted @ deviation.mT
-    if covariance_type == "tied":
-        return (weighted @ deviation.mT).sum(0)
-    return (weighted * deviation).sum(2)
-
-
-def maximization(
-    statistics: SufficientStatistics, reg_covar: float | Tensor
-) -> MixtureParameters:
-    """M step: weights, means and covariances in scikit-learn's layout."""
-    covariance_type = statistics.covariance_type
-    counts = statistics.counts + COUNT_FLOOR
-    shift = statistics.first / counts.unsqueeze(-1)
-    means = statistics.reference + shift
-    centred = statistics.around(means).second
-    if covariance_type == "full":
-        covariances = _regularise(centred / counts[:, None, None], reg_covar)
-    elif covariance_type == "tied":
-        covariances = _regularise(centred / counts.sum(), reg_covar)
-    else:
-        covariances = (centred / counts.unsqueeze(-1)).clamp(min=0) + reg_covar
-        if covariance_type == "spherical":
-            covariances = covariances.mean(-1)
-    return MixtureParameters(counts / counts.sum(), means, covariances)
-
-
-def _regularise(covariances: Tensor, reg_covar: float | Tensor) -> Tensor:
-    covariances = 0.5 * (covariances + covariances.mT)
-    covariances.diagonal(dim1=-2, dim2=-1).add_(reg_covar)
-    return covariances
-
-
-def statistics_of_density(density: MultivariateNormalMixture) -> SufficientStatistics:
-    """Return the statistics, for a total of one sample, whose M step is the density."""
-    weights, means = density.weights, density.means
-    covariances = covariances_of_density(density)
-    covariance_type = density.covariance_type
-    if covariance_type == "full":
-        second = weights[:, None, None] * covariances
-    elif covariance_type == "tied":
-        second = covariances
-    else:
-        second = weights.unsqueeze(-1) * density._scale.variance(means.shape[-1])
-    zero = torch.zeros((), dtype=means.dtype, device=means.device)
-    return SufficientStatistics(
-        weights, torch.zeros_like(means), second, means, zero, 1.0, covariance_type
+def _moments(evaluator: Evaluator, sums: list[Tensor]) -> tuple[Tensor, ...]:
+    """Counts, first and second moments about the means, in the mixture's order."""
+    parts, start = [], 0
+    for form in evaluator.forms:
+        stop = start + form.n_sums
+        parts.append(form.statistics(sums[start:stop]))
+        start = stop
+    if evaluator.inverse is None:
+        return parts[0]
+    return tuple(
+        torch.cat(group)[torch.as_tensor(evaluator.inverse)]
+        for group in zip(*parts, strict=True)
     )
-
-
-def stepwise(
-    running: SufficientStatistics, batch: SufficientStatistics, rate: float
-) -> SufficientStatistics:
-    """Move running statistics towards those of a batch (stepwise EM).
-
-    Parameters
-    ----------
-    running : SufficientStatistics
-        Statistics so far, for a total of one sample.
-    batch : SufficientStatistics
-        Statistics of a batch.
-    rate : float
-        Weight of the batch, from 0 to 1; ``n_batch / n_seen`` gives exact averages.
-
-    Returns
-    -------
-    statistics : SufficientStatistics
-        The new running statistics.
-    """
-    return running * (1.0 - rate) + batch * (rate / batch.total)

@@ -1,7 +1,7 @@
 """Gaussian mixture estimator: scikit-learn's interface on the library's density."""
 
 import warnings
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import sklearn
@@ -11,25 +11,54 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import validate_data
 
 from skgmje._backend import (
+    all_gather,
     as_numpy,
     as_tensor,
-    blocks,
+    own_threads,
     resolve_device,
     resolve_random_state,
 )
-from skgmje._validation import StrOptions, fit_context
+from skgmje._validation import StrOptions, check_sample_weight, fit_context
 from skgmje.io import SaveMixin
 from skgmje.mixture._conditioning import ConditioningMixin
 from skgmje.mixture._em import (
     MixtureParameters,
-    expectation,
     maximization,
+    statistics_of_density,
     statistics_of_responsibilities,
+    stepwise,
+)
+from skgmje.mixture._inference import InferenceMixin
+from skgmje.mixture._initialization import (
+    rows_to_start_from,
+    weighted_responsibilities,
+)
+from skgmje.mixture._samples import (
+    Rows,
+    is_chunks,
+    read_chunks,
+    samples_in_chunks,
+    samples_in_memory,
+    samples_on_disk,
 )
 from skgmje.mixture._starts import best_of_short_runs
 
+# Exponent at which the weight of a batch decays in `partial_fit`.
+STEPWISE_DECAY = 0.7
 
-class GaussianMixture(ConditioningMixin, SaveMixin, sklearn.mixture.GaussianMixture):
+
+class Run(NamedTuple):
+    """What EM made of one start."""
+
+    parameters: Any
+    bound: float
+    bounds: list[float]
+    converged: bool
+
+
+class GaussianMixture(
+    ConditioningMixin, InferenceMixin, SaveMixin, sklearn.mixture.GaussianMixture
+):
     """Gaussian mixture that can be conditioned.
 
     A drop-in for :class:`sklearn.mixture.GaussianMixture`: the same parameters,
@@ -176,61 +205,184 @@ class GaussianMixture(ConditioningMixin, SaveMixin, sklearn.mixture.GaussianMixt
         self.device = device
 
     @fit_context(prefer_skip_nested_validation=True)
-    def fit_predict(self, X, y=None):
+    def fit(self, X, y=None, sample_weight=None):
+        """Fit the mixture by expectation maximisation.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features), or iterable of chunks
+            Samples; NaN is a value that is missing at random. A ``numpy.memmap`` is
+            read in place. Of an iterable of chunks (arrays, or pairs of an array and
+            its sample weights) each EM iteration makes one pass. Where the samples are
+            not in memory, the start is made from a random subset of 50,000 rows.
+        y : Ignored
+            Not used, present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples, not negative: a weight of two counts as two equal
+            rows.
+
+        Returns
+        -------
+        self : object
+            The fitted mixture.
+
+        Raises
+        ------
+        ValueError
+            If X holds infinities, has fewer rows than components or a column without
+            any value, if all weights are zero, or if a covariance is not positive
+            definite.
+
+        Notes
+        -----
+        In an initialised ``torch.distributed`` group every process passes its own
+        samples; sums go over all of them, and all processes end with the same mixture.
+        """
+        # Arrays are NumPy's here, whatever scikit-learn dispatches elsewhere.
+        with sklearn.config_context(array_api_dispatch=False), own_threads():
+            rows, samples = self._read(X, sample_weight)
+            self._fit(rows, samples)
+        return self
+
+    def fit_predict(self, X, y=None, sample_weight=None):
         """Fit the mixture and predict the component of each sample.
 
         Parameters
         ----------
         X : array-like of shape (n_samples, n_features)
-            Samples.
+            Samples, as for `fit`.
         y : Ignored
             Not used, present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
 
         Returns
         -------
-        labels : ndarray of shape (n_samples,)
+        labels : ndarray of int64 of shape (n_samples,)
             Component of each sample.
-
-        Raises
-        ------
-        ValueError
-            If X holds NaN or infinities, has fewer rows than components, or leads to a
-            covariance that is not positive definite.
         """
-        # Arrays are NumPy's here, whatever scikit-learn dispatches elsewhere.
-        with sklearn.config_context(array_api_dispatch=False):
-            return self._fit_predict(X)
+        return self.fit(X, sample_weight=sample_weight).predict(X)
 
-    def _fit_predict(self, X):
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
-        if X.shape[0] < self.n_components:
+    @fit_context(prefer_skip_nested_validation=True)
+    def partial_fit(self, X, y=None, sample_weight=None):
+        """Move the mixture towards a batch of samples (stepwise EM).
+
+        The first batch is fitted as by `fit`. Each further one makes an E step, and its
+        statistics get the weight ``(1 + n_seen / n_batch) ** -0.7``, which decays slowly
+        enough to forget the first, poor responsibilities.
+
+        Parameters
+        ----------
+        X : array-like of shape (n_samples, n_features)
+            A batch of samples; NaN is a value that is missing at random.
+        y : Ignored
+            Not used, present for API consistency by convention.
+        sample_weight : array-like of shape (n_samples,), default=None
+            Weights of the samples.
+
+        Returns
+        -------
+        self : object
+            The mixture.
+
+        References
+        ----------
+        Cappé and Moulines, *On-line expectation-maximization algorithm for latent data
+        models* (2009).
+        """
+        if not hasattr(self, "weights_"):
+            return self.fit(X, sample_weight=sample_weight)
+        with sklearn.config_context(array_api_dispatch=False), own_threads():
+            _, samples = self._read(X, sample_weight, reset=False)
+            self._step(samples)
+        return self
+
+    def _step(self, samples):
+        """Take one step of stepwise EM."""
+        density = self.density_
+        batch = samples.statistics(density, self.covariance_type)
+        running = statistics_of_density(density)
+        rate = (1.0 + self._n_samples_seen / batch.total) ** -STEPWISE_DECAY
+        # What reg_covar added before is part of the statistics.
+        parameters = maximization(stepwise(running, batch, rate), rate * self.reg_covar)
+        self._store(parameters)
+        self._n_samples_seen += batch.total
+        self.lower_bound_ = batch.mean_log_likelihood
+        self.lower_bounds_.append(self.lower_bound_)
+        self.n_iter_ += 1
+
+    # ---------------------------------------------------------------------- samples
+
+    def _read(self, X, sample_weight, reset=True):
+        """Check samples; return them as one array, if they are one, and in pieces."""
+        if is_chunks(X):
+            return None, self._read_chunks(X, sample_weight, reset)
+        rows = self._check_rows(X, sample_weight, reset=reset)
+        on_disk = isinstance(X, np.memmap) and self._device().type == "cpu"
+        if on_disk:
+            rows = Rows(X, rows.sample_weight)
+        elif self._device().type != "cpu":
+            rows = Rows(as_tensor(rows.X, self._device()), rows.sample_weight)
+        return rows, (samples_on_disk if on_disk else samples_in_memory)(rows)
+
+    def _read_chunks(self, X, sample_weight, reset):
+        if sample_weight is not None:
             raise ValueError(
-                "Expected n_samples >= n_components but got n_components = "
-                f"{self.n_components}, n_samples = {X.shape[0]}"
+                "sample_weight goes with one array; give chunks their weights as pairs "
+                "(X, sample_weight)."
             )
-        self._check_parameters(X, xp=np)
+        first = True
+
+        def check(chunk, weight):
+            nonlocal first
+            new, first = first and reset, False
+            return self._check_rows(chunk, weight, reset=new, ensure_min_samples=1)
+
+        chunks = read_chunks(X, check)
+        if next(iter(chunks()), None) is None:
+            raise ValueError("X has no chunks; at least one with a row is required.")
+        return samples_in_chunks(chunks)
+
+    def _check_rows(self, X, sample_weight, reset, ensure_min_samples=2):
+        X = validate_data(
+            self,
+            X,
+            reset=reset,
+            dtype=[np.float64, np.float32],
+            ensure_all_finite="allow-nan",
+            ensure_min_samples=ensure_min_samples,
+        )
+        if sample_weight is None:
+            return Rows(X)
+        sample_weight = check_sample_weight(sample_weight, X)
+        used = sample_weight > 0
+        return Rows(X, sample_weight) if used.all() else Rows(X, sample_weight)[used]
+
+    # -------------------------------------------------------------------------- EM
+
+    def _fit(self, rows, samples):
+        random_state = resolve_random_state(self.random_state)
         # A unique initialisation if warm_start goes on from an earlier fit.
         do_init = not (self.warm_start and hasattr(self, "converged_"))
-        random_state = resolve_random_state(self.random_state)
-        samples = self._samples_on_device(X)
+        start_rows = None
+        if do_init or rows is None:
+            start_rows = rows_to_start_from(rows, samples, random_state)
+            self._check_enough_rows(start_rows.X)
+        self._check_parameters(start_rows.X if do_init else rows.X, xp=np)
 
         self.converged_ = False
-        best_bound, best_bounds, best_n_iter = -np.inf, [], 0
-        best_parameters: Any = None
+        best = Run(None, -np.inf, [], False)
         for init in range(self.n_init if do_init else 1):
             self._print_verbose_msg_init_beg(init)
             if do_init:
-                self._initialize_parameters(X, random_state, xp=np)
+                self._start(start_rows, random_state)
             previous = -np.inf if do_init else self.lower_bound_
-            parameters, bounds, converged = self._run_em(samples, previous)
-            bound = bounds[-1] if bounds else -np.inf
-            if self.max_iter == 0 or best_parameters is None or bound > best_bound:
-                best_bound, best_bounds = bound, bounds
-                best_parameters, best_n_iter = parameters, len(bounds)
-                self.converged_ = converged
-            interrupted = not converged and len(bounds) < self.max_iter
-            if interrupted:
-                break
+            run = self._run_em(samples, previous)
+            if self.max_iter == 0 or best.parameters is None or run.bound > best.bound:
+                best = run
+            if not run.converged and len(run.bounds) < self.max_iter:
+                break  # interrupted
+        self.converged_ = best.converged
         if not self.converged_ and self.max_iter > 0:
             warnings.warn(
                 "Best performing initialization did not converge. Try different init "
@@ -238,19 +390,25 @@ class GaussianMixture(ConditioningMixin, SaveMixin, sklearn.mixture.GaussianMixt
                 ConvergenceWarning,
                 stacklevel=4,
             )
-        self._store(best_parameters)
-        self.n_iter_ = best_n_iter
-        self.lower_bound_, self.lower_bounds_ = best_bound, best_bounds
-        return self._estimate_weighted_log_prob(X).argmax(axis=1)
+        self._store(best.parameters)
+        self.n_iter_ = len(best.bounds)
+        self.lower_bound_, self.lower_bounds_ = best.bound, best.bounds
+
+    def _check_enough_rows(self, X):
+        if X.shape[0] < self.n_components:
+            raise ValueError(
+                "Expected n_samples >= n_components but got n_components = "
+                f"{self.n_components}, n_samples = {X.shape[0]}"
+            )
 
     def _run_em(self, samples, previous):
-        """Iterate from the stored parameters; return the new ones and the bounds."""
+        """Iterate from the stored parameters."""
         parameters = self._stored()
         density = parameters.density(self.covariance_type)
         bounds, converged = [], False
         for n_iter in range(1, self.max_iter + 1):
             try:
-                statistics = expectation(samples, density, self.covariance_type)
+                statistics = samples.statistics(density, self.covariance_type)
                 parameters = maximization(statistics, self.reg_covar)
                 density = parameters.density(self.covariance_type)
             except KeyboardInterrupt:
@@ -260,6 +418,7 @@ class GaussianMixture(ConditioningMixin, SaveMixin, sklearn.mixture.GaussianMixt
                     stacklevel=5,
                 )
                 break
+            self._n_samples_seen = statistics.total
             bounds.append(statistics.mean_log_likelihood)
             change = bounds[-1] - previous
             previous = bounds[-1]
@@ -269,20 +428,32 @@ class GaussianMixture(ConditioningMixin, SaveMixin, sklearn.mixture.GaussianMixt
                 break
         if bounds:
             self._print_verbose_msg_init_end(bounds[-1], converged)
-        return parameters, bounds, converged
+        bound = bounds[-1] if bounds else -np.inf
+        return Run(parameters, bound, bounds, converged)
 
-    def _initialize_parameters(self, X, random_state, xp=None):
-        if self.init_params != "short_runs":
-            super()._initialize_parameters(X, random_state, xp=xp)
-            return
-        self._store(best_of_short_runs(self, X, random_state), precisions=False)
+    # ------------------------------------------------------------------------ start
 
-    def _initialize(self, X, resp, xp=None):
+    def _start(self, rows, random_state):
+        """Store the parameters that EM starts from, the same in all processes."""
+        X, weight = rows.X, rows.sample_weight
+        if self.init_params == "short_runs":
+            start = best_of_short_runs(self, X, random_state, sample_weight=weight)
+            self._store(start, precisions=False)
+        elif weight is None:
+            self._initialize_parameters(X, random_state, xp=np)
+        else:
+            shares = weighted_responsibilities(
+                self.init_params, self.n_components, rows, random_state
+            )
+            self._initialize(X, shares, sample_weight=weight)
+        start = (self.weights_, self.means_, self.covariances_)
+        self.weights_, self.means_, self.covariances_ = all_gather(start)[0]
+
+    def _initialize(self, X, resp, xp=None, sample_weight=None):
         """Set the start from responsibilities and from the ``*_init`` parameters."""
-        device = self._device()
         if resp is not None:
             statistics = statistics_of_responsibilities(
-                X, resp, self.covariance_type, device
+                X, resp, self.covariance_type, self._device(), sample_weight
             )
             start = maximization(statistics, self.reg_covar)
             self._store(start, precisions=False)
@@ -301,10 +472,6 @@ class GaussianMixture(ConditioningMixin, SaveMixin, sklearn.mixture.GaussianMixt
 
     def _device(self) -> torch.device:
         return resolve_device(self.device)
-
-    def _samples_on_device(self, X):
-        device = self._device()
-        return X if device.type == "cpu" else as_tensor(X, device)
 
     def _stored(self) -> MixtureParameters:
         device = self._device()
@@ -332,20 +499,9 @@ class GaussianMixture(ConditioningMixin, SaveMixin, sklearn.mixture.GaussianMixt
         inverse = torch.linalg.solve_triangular(factor, identity, upper=False).mT
         return as_numpy(inverse if self.covariance_type == "full" else inverse[0])
 
-    def _estimate_log_weights(self, xp=None):
-        with np.errstate(divide="ignore"):  # a component of weight zero
-            return np.log(self.weights_)
-
-    def _estimate_log_prob(self, X, xp=None):
-        density, device = self.density_, self._device()
-        log_prob = np.empty((X.shape[0], self.n_components))
-        for rows in blocks(X.shape[0], 2 * self.means_.size):
-            block = as_tensor(X[rows], device)
-            log_prob[rows] = as_numpy(density.component_log_prob(block))
-        return log_prob
-
     def __sklearn_tags__(self):
         """Take no array-API namespaces: arrays enter torch at one boundary."""
         tags = super().__sklearn_tags__()
         tags.array_api_support = False
+        tags.input_tags.allow_nan = True
         return tags

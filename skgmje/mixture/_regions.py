@@ -1,19 +1,31 @@
 """Modes and highest-density regions of mixtures."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from scipy.stats import chi2
+from scipy.stats import chi2, norm
 from sklearn.utils import gen_batches
 from torch import Tensor
 
+from skgmje.mixture._quantiles import Coordinates, find_root
 from skgmje.mixture._scale import Scale
 
 # Fixed-point steps to a mode, and the move, in standard deviations, that ends them.
 MODE_MAX_ITER, MODE_TOL = 1000, 1e-10
 # Numbers in the largest temporary of one block of mixtures.
 REGION_NUMBERS = 2**22
+# Where turning points are looked for around each mean, in standard deviations, and
+# where the density of a number is as good as zero.
+TURN_REACH, TURN_POINTS, EDGE = 6.0, 49, 38.0
+# Largest errors of the probability of a region, and of a log-density at its border.
+MASS_TOL, HEIGHT_TOL = 1e-12, 1e-13
+
+
+def check_mass(mass: float) -> None:
+    """Raise ValueError for a mass that is not strictly between 0 and 1."""
+    if not 0 < mass < 1:
+        raise ValueError(f"mass must lie strictly between 0 and 1; got {mass!r}.")
 
 
 @torch.no_grad()
@@ -28,7 +40,7 @@ def _by_blocks(
     mixture: Any, n_points: int, function: Callable[[Any], Tensor]
 ) -> Tensor:
     """Apply a function that holds n_points of each mixture to blocks of a batch."""
-    if not mixture.batch_shape:
+    if mixture.batch_shape.numel() == 0 or not mixture.batch_shape:
         return function(mixture)
     numbers = n_points * mixture.means[0].numel()
     rows = gen_batches(len(mixture), max(1, REGION_NUMBERS // numbers))
@@ -82,12 +94,20 @@ def highest_density_level(
     n_samples: int,
     generator: torch.Generator | None,
 ) -> Tensor:
-    """Log-density that a share `mass` of draws exceeds; exact for one component."""
+    """Log-density that a share `mass` exceeds: exact, or else a quantile of draws."""
+    check_mass(mass)
+    n_features = mixture.event_shape[0]
     if mixture.n_components == 1:
-        radius = float(chi2.ppf(mass, mixture.event_shape[0]))
+        radius = float(chi2.ppf(mass, n_features))
         return mixture.log_prob(mixture.means[..., 0, :]) - 0.5 * radius
+    if n_features == 1:
+        return _by_blocks(
+            mixture,
+            TURN_POINTS * mixture.n_components,
+            lambda block: Landscape.of(block).solve(mass)[0],
+        )
     if generator is None:
-        generator = torch.Generator(device=mixture.means.device).manual_seed(0)
+        generator = torch.Generator(device=mixture._scale.factor.device).manual_seed(0)
     rank = max(1, round((1 - mass) * n_samples))
 
     def level(block: Any) -> Tensor:
@@ -95,3 +115,130 @@ def highest_density_level(
         return log_prob.kthvalue(rank, dim=0).values
 
     return _by_blocks(mixture, n_samples, level)
+
+
+@torch.no_grad()
+def highest_density_intervals(mixture: Any, mass: float) -> Tensor:
+    """Intervals of shape (*batch, n_intervals, 2), padded with NaN."""
+    check_mass(mass)
+    intervals = _by_blocks(
+        mixture,
+        TURN_POINTS * mixture.n_components,
+        lambda block: Landscape.of(block).intervals(mass),
+    )
+    used = intervals[..., 0].isfinite().sum(-1)
+    return intervals[..., : int(used.max()) if used.numel() else 1, :]
+
+
+class Landscape(NamedTuple):
+    """Density of each number-valued mixture of a batch, cut where it turns.
+
+    The pieces, of shape (*batch, 2K), run from `bottom` to `top`, on which the density
+    rises. A mixture of K Gaussians over the numbers has at most K modes.
+    """
+
+    density: Coordinates
+    bottom: Tensor
+    top: Tensor
+
+    @classmethod
+    def of(cls, mixture: Any) -> "Landscape":
+        """Find the turning points of every mixture."""
+        density = Coordinates.of(mixture)
+        means, scales = torch.broadcast_tensors(density.means, density.scales)
+        left = (means - EDGE * scales).amin(-1)
+        right = (means + EDGE * scales).amax(-1)
+        knots = torch.cat([left, _turning_points(density, means, scales), right], -1)
+        height = density.log_prob(knots)
+        rising = height[..., 1:] > height[..., :-1]
+        bottom = torch.where(rising, knots[..., :-1], knots[..., 1:])
+        top = torch.where(rising, knots[..., 1:], knots[..., :-1])
+        return cls(density, bottom, top)
+
+    def solve(self, mass: float) -> tuple[Tensor, Tensor]:
+        """Return the level (*batch,) above which `mass` lies, and where it is crossed.
+
+        On a piece that the level does not cross, the crossing is the end next to it.
+        """
+        floor, peak = map(self.density.log_prob, (self.bottom, self.top))
+        cumulative_top = self._cumulative(self.top)
+        crossing = 0.5 * (self.bottom + self.top)
+
+        def missing(level: Tensor) -> tuple[Tensor, Tensor]:
+            nonlocal crossing
+            crossing = self._crossing(level, floor, peak, crossing)
+            above = (cumulative_top - self._cumulative(crossing)).abs().sum(-1)
+            crossed = (floor < level.unsqueeze(-1)) & (level.unsqueeze(-1) < peak)
+            width = self.density.shape(crossing)[1].abs().reciprocal()
+            slope = level.exp() * torch.where(crossed, width, 0.0).sum(-1)
+            return mass - above, slope
+
+        # Above the least density on an interval that holds as much of each component
+        # lies `mass` at least. It is met at an end or where the density turns.
+        reach = float(norm.ppf(0.5 + 0.5 * mass)) * self.density.scales
+        left = (self.density.means - reach).amin(-1)
+        right = (self.density.means + reach).amax(-1)
+        ends = self.density.log_prob(torch.cat([left, right], -1))
+        lowest = torch.cat([ends, floor[..., 1:-1]], -1).amin(-1)
+        tol = MASS_TOL * min(mass, 1 - mass)
+        level = find_root(missing, lowest, peak.amax(-1), tol)
+        return level, self._crossing(level, floor, peak, crossing)
+
+    def intervals(self, mass: float) -> Tensor:
+        """Return the region as intervals of shape (*batch, K, 2), padded with NaN."""
+        crossing = self.solve(mass)[1]
+        crossed = (crossing != self.bottom) & (crossing != self.top)
+        rising = self.bottom < self.top
+        ends = [
+            torch.where(crossed & side, crossing, torch.nan).sort(-1).values
+            for side in (rising, ~rising)
+        ]
+        return torch.stack(ends, -1)[..., : self.density.means.shape[-1], :]
+
+    def _crossing(
+        self, level: Tensor, floor: Tensor, peak: Tensor, start: Tensor
+    ) -> Tensor:
+        """Find where each piece crosses the level."""
+        level = level.unsqueeze(-1)
+        direction = torch.where(self.bottom < self.top, 1.0, -1.0).to(level)
+        # Pieces that do not cross get a bracket of no width: one of their ends.
+        bottom = torch.where(level >= peak, self.top, self.bottom)
+        top = torch.where(level <= floor, self.bottom, self.top)
+        low, high = torch.minimum(bottom, top), torch.maximum(bottom, top)
+
+        def excess(point: Tensor) -> tuple[Tensor, Tensor]:
+            height, slope, _ = self.density.shape(point)
+            return direction * (height - level), direction * slope
+
+        return find_root(excess, low, high, HEIGHT_TOL, start.clamp(low, high))
+
+    def _cumulative(self, point: Tensor) -> Tensor:
+        return self.density.log_tail(point, 1.0).exp()
+
+
+def _turning_points(density: Coordinates, means: Tensor, scales: Tensor) -> Tensor:
+    """Where the densities turn, of shape (*batch, 2K - 1), in ascending order.
+
+    Turns are looked for between points a quarter of a standard deviation apart around
+    every mean. There are fewer where the density has fewer modes; then the last one is
+    repeated.
+    """
+    offsets = torch.linspace(-TURN_REACH, TURN_REACH, TURN_POINTS).to(means)
+    grid = (means + scales * offsets.unsqueeze(-1)).flatten(-2).sort(-1).values
+    rising = density.shape(grid)[1] > 0
+    last = grid.shape[-1] - 1
+    index = torch.arange(last, device=grid.device)
+    turns = torch.where(rising[..., 1:] != rising[..., :-1], index, last)
+    turns = turns.sort(-1).values[..., : 2 * means.shape[-1] - 1]
+    low, high = grid.gather(-1, turns), grid.gather(-1, (turns + 1).clamp(max=last))
+    # The slope falls through zero at a mode and rises at an antimode.
+    direction = torch.where(rising.gather(-1, turns), -1.0, 1.0).to(means)
+
+    def slope(point: Tensor) -> tuple[Tensor, Tensor]:
+        _, first, second = density.shape(point)
+        return direction * first, direction * second
+
+    points = find_root(slope, low, high, HEIGHT_TOL / scales.amin(-1))
+    found = turns < last
+    final = torch.where(found, points, -torch.inf).amax(-1, keepdim=True)
+    return torch.where(found, points, final)

@@ -3,12 +3,12 @@ import pytest
 from sklearn.exceptions import ConvergenceWarning
 
 from skgmje import GMJEEmbedder
-from skgmje.mixture import GaussianMixture, _gaussian_mixture
+from skgmje.mixture import GaussianMixture, _samples
 
 
 def interrupt_at_call(monkeypatch, number):
     """Let Ctrl-C fall into one E step."""
-    expectation, calls = _gaussian_mixture.expectation, []
+    expectation, calls = _samples.expectation, []
 
     def interrupted(*args):
         calls.append(None)
@@ -16,7 +16,7 @@ def interrupt_at_call(monkeypatch, number):
             raise KeyboardInterrupt
         return expectation(*args)
 
-    monkeypatch.setattr(_gaussian_mixture, "expectation", interrupted)
+    monkeypatch.setattr(_samples, "expectation", interrupted)
     return calls
 
 

@@ -1,0 +1,38 @@
+"""What a table of ratios has to say about the machine it was made on."""
+
+import platform
+import time
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from threadpoolctl import threadpool_info
+
+
+def median_time(function, repeats=5):
+    """Median wall time of a call in seconds, after one call to warm up."""
+    function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def gemm_peak(dtype):
+    """Floating-point operations a second of a large square product."""
+    matrix = np.ones((2048, 2048), dtype=dtype)
+    return 2 * 2048**3 / median_time(lambda: matrix @ matrix)
+
+
+def describe(*packages):
+    """Print the processor, the threads, the BLAS kernels and the versions."""
+    blas = {
+        f"{pool['internal_api']} {pool.get('architecture')} x{pool['num_threads']}"
+        for pool in threadpool_info()
+        if pool["user_api"] == "blas"
+    }
+    print(f"{platform.machine()}, {torch.get_num_threads()} threads; BLAS {blas}")
+    versions = [f"{name} {version(name)}" for name in ("numpy", "torch", *packages)]
+    print(", ".join(versions))

@@ -1,0 +1,160 @@
+"""A mixture conditioned on many rows, computed in blocks when an answer is asked for.
+
+The rows share the scale of what is left and differ in weights and means. Means of all
+rows and components cost more to write to memory than to use, and are seldom wanted:
+the mean, the density and a draw of each row are read off the whitened given block.
+"""
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from skgmje.mixture._scale import Scale, take_component
+
+# Numbers in the largest temporary of one block of rows: what stays in the cache, or
+# what keeps an accelerator busy.
+CACHED_NUMBERS, ACCELERATOR_NUMBERS = 2**18, 2**25
+
+
+class Conditional:
+    """One mixture given the values of its leading coordinates, row by row.
+
+    Parameters
+    ----------
+    log_weights : tensor of shape (K,)
+        Log-weights of the joint mixture.
+    means : tensor of shape (K, D)
+        Its means, the given coordinates first.
+    scale : Scale
+        Its scale, without batch dimensions, in the same order of coordinates.
+    values : tensor of shape (*rows, n_given)
+        Values of the leading coordinates.
+    """
+
+    def __init__(
+        self, log_weights: Tensor, means: Tensor, scale: Scale, values: Tensor
+    ):
+        n_given = values.shape[-1]
+        self.n_components = means.shape[0]
+        self.batch_shape = values.shape[:-1]
+        self.event_shape = torch.Size([means.shape[1] - n_given])
+        self._values = values.reshape(-1, n_given)
+        self._joint_means, self._joint_scale = means, scale
+        self._given_means, self._rest_means = means[:, :n_given], means[:, n_given:]
+        self._given_scale, self._cross, self.rest_scale = scale.split(n_given)
+        # Without the powers of 2 pi, which cancel in every row.
+        log_determinant = self._given_scale.log_determinant(n_given)
+        self._log_heights = (log_weights - log_determinant).unsqueeze(-1)
+
+    @cached_property
+    def log_weights(self) -> Tensor:
+        """Log-weights of shape (*rows, K)."""
+        with _recording():
+            log_weights = [
+                self._log_joint(whitened.square()).log_softmax(0).T
+                for _, whitened in self._given_blocks()
+            ]
+            return self._of_rows(log_weights)
+
+    @cached_property
+    def means(self) -> Tensor:
+        """Component means of shape (*rows, K, D - n_given)."""
+        if self._cross is None:
+            return self._rest_means.expand(*self.batch_shape, -1, -1)
+        with _recording():
+            means = [
+                self._rest_means + (self._cross @ whitened).permute(2, 0, 1)
+                for _, whitened in self._given_blocks()
+            ]
+            return self._of_rows(means)
+
+    def mean(self) -> Tensor:
+        """Mean of each row's mixture, of shape (*rows, D - n_given)."""
+        cross, means = self._cross, []
+        if cross is not None:  # the components side by side, for one wide product
+            cross = cross.expand(self.n_components, -1, -1).transpose(0, 1).flatten(1)
+        for _, whitened in self._given_blocks():
+            weights = self._log_joint(whitened.square()).softmax(0)
+            mean = self._rest_means.T @ weights
+            if cross is not None:
+                # The block is used up: a product in place spares memory traffic.
+                multiply = torch.mul if whitened.requires_grad else Tensor.mul_
+                weighted = multiply(whitened, weights.unsqueeze(1))
+                mean = torch.addmm(mean, cross, weighted.flatten(0, 1))
+            means.append(mean.T)
+        return self._of_rows(means)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Log-density of one value of shape (*rows, D - n_given) for each row.
+
+        The whitened joint vector serves both: its leading part gives the weights, its
+        trailing part the density of the rest.
+        """
+        n_given, n_rest = self._values.shape[-1], self.event_shape[0]
+        joint = torch.cat([self._values, value.reshape(-1, n_rest)], dim=-1)
+        log_norm = self.rest_scale.log_determinant(n_rest).unsqueeze(-1)
+        log_norm = log_norm + 0.5 * n_rest * math.log(2 * math.pi)
+        log_prob = []
+        for _, whitened in self._blocks(joint, self._joint_means, self._joint_scale):
+            squares = whitened.square()
+            log_weights = self._log_joint(squares[:, :n_given]).log_softmax(0)
+            log_rest = -0.5 * squares[:, n_given:].sum(1) - log_norm
+            log_prob.append((log_weights + log_rest).logsumexp(0))
+        return self._of_rows(log_prob)
+
+    def sample(self, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Draw once for each row; return the draws and their components."""
+        n_rows, n_rest = len(self._values), self.event_shape[0]
+        uniform = self._values.new_empty(n_rows).uniform_(generator=generator)
+        noise = self._values.new_empty(n_rows, n_rest).normal_(generator=generator)
+        samples, components = [], []
+        for rows, whitened in self._given_blocks():
+            cumulative = self._log_joint(whitened.square()).softmax(0).cumsum(0)
+            target = uniform[rows] * cumulative[-1]
+            component = (cumulative[:-1] <= target).sum(0)
+            block_shape = component.shape
+            sample = self._rest_means[component]
+            sample = sample + self.rest_scale.color(noise[rows], component, block_shape)
+            if self._cross is not None:
+                index = component.expand(1, whitened.shape[1], -1)
+                chosen = whitened.gather(0, index).permute(2, 1, 0)
+                cross = take_component(self._cross, component, block_shape, 2)
+                sample = sample + (cross @ chosen).squeeze(-1)
+            samples.append(sample)
+            components.append(component)
+        return self._of_rows(samples), self._of_rows(components)
+
+    def _of_rows(self, parts: list[Tensor]) -> Tensor:
+        """Join blocks of rows, and give the rows their shape."""
+        whole = torch.cat(parts)
+        return whole.reshape(self.batch_shape + whole.shape[1:])
+
+    def _log_joint(self, squares: Tensor) -> Tensor:
+        """Log-weights of shape (K, n_block), not normalised, from whitened squares."""
+        return torch.add(self._log_heights, squares.sum(1), alpha=-0.5)
+
+    def _given_blocks(self) -> Iterator[tuple[slice, Tensor]]:
+        return self._blocks(self._values, self._given_means, self._given_scale)
+
+    def _blocks(
+        self, points: Tensor, means: Tensor, scale: Scale
+    ) -> Iterator[tuple[slice, Tensor]]:
+        """Whiten points (n, D); yield rows and their block (K, D, n_block)."""
+        whiten = scale.whitener(means, len(points))
+        on_cpu = points.device.type == "cpu"
+        numbers = CACHED_NUMBERS if on_cpu else ACCELERATOR_NUMBERS
+        size = max(1, numbers // means.numel())
+        for start in range(0, max(1, len(points)), size):
+            rows = slice(start, start + size)
+            yield rows, whiten(points[rows].T)
+
+
+@contextmanager
+def _recording() -> Iterator[None]:
+    """Record gradients for a result that is kept, wherever it is first read."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield

@@ -1,0 +1,417 @@
+"""How the log-densities of components are evaluated for a block of samples.
+
+Samples come as columns: `z` holds a row of ones above the samples, centred and scaled
+by the moments of the mixture. The natural form of the exponential family needs the
+fewest operations, but cancels where a component is narrow beside the mixture; there
+deviations from the component's own mean keep every digit.
+
+All lines run in NumPy on the CPU, whose calls cost a fraction of torch's and whose
+BLAS uses the widest vectors of the processor, and in torch on other devices.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skgmje.mixture._distribution import MultivariateNormalMixture
+from skgmje.mixture._scale import SphericalScale
+from skgmje.mixture._statistics import SufficientStatistics
+
+# Beyond this width one whitening product costs less than the products of all pairs.
+NATURAL_WIDTH = 64
+# Rows of a triangular factor that share one product; its zeros beyond are left out.
+TRIANGLE_ROWS = 16
+# Squares of larger numbers overflow.
+MAX_WHITENED = 1e150
+LOG_ZERO_WEIGHT = -1e300
+_HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
+
+
+@dataclass(frozen=True)
+class Components:
+    """Some components of a mixture, in its own units and standardised.
+
+    `factor` is the Cholesky factor, (K or 1, D, D), or the standard deviations, (K, D).
+    """
+
+    xp: Any
+    log_weights: Any
+    means: Any
+    factor: Any
+    centre: Any
+    spread: Any
+    covariance_type: str
+
+    @classmethod
+    def of(cls, density: MultivariateNormalMixture, covariance_type: str):
+        """Take the components of a mixture without batch dimensions."""
+        log_weights, means = density._log_weights, density._means
+        factor = density._scale.factor
+        xp: Any = torch
+        if means.device.type == "cpu":
+            xp = np
+            parameters = (log_weights, means, factor)
+            log_weights, means, factor = (p.detach().numpy() for p in parameters)
+        if isinstance(density._scale, SphericalScale):
+            factor = factor[:, None] * xp.ones_like(means)
+        elif covariance_type == "full" and len(factor) < len(means):
+            factor = factor * xp.ones_like(means)[..., None]
+        weights = xp.exp(log_weights)
+        centre = weights @ means
+        within = xp.square(factor)
+        within = within.sum(-1) if factor.ndim == 3 else within
+        spread = xp.sqrt(weights @ (within + xp.square(means - centre)))
+        usable = xp.isfinite(spread) & (spread > 0)
+        return cls(
+            xp,
+            xp.clip(log_weights, LOG_ZERO_WEIGHT, None),
+            means,
+            factor,
+            centre,
+            xp.where(usable, spread, 1.0),
+            covariance_type,
+        )
+
+    def take(self, index: Any) -> "Components":
+        """Return some of the components, or all."""
+        if index is None:
+            return self
+        return replace(
+            self,
+            log_weights=self.log_weights[index],
+            means=self.means[index],
+            factor=self.factor if self.covariance_type == "tied" else self.factor[index],
+        )
+
+    @property
+    def has_triangles(self) -> bool:
+        """Whether the factors are matrices."""
+        return self.factor.ndim == 3
+
+    def _diagonal(self, matrices: Any) -> Any:
+        """Diagonals of matrices; diagonal forms are stored as such."""
+        if not self.has_triangles:
+            return matrices
+        index = self.xp.arange(matrices.shape[-1])
+        return matrices[:, index, index]
+
+    @cached_property
+    def whitening(self) -> Any:
+        """Inverse factors of the standardised components."""
+        if not self.has_triangles:
+            return self.spread / self.factor
+        factor = torch.as_tensor(self.factor / self.spread[:, None])
+        identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
+        inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
+        return inverse.numpy() if self.xp is np else inverse
+
+    @cached_property
+    def precision(self) -> Any:
+        """Precisions of the standardised components."""
+        if not self.has_triangles:
+            return self.xp.square(self.whitening)
+        return self.whitening.swapaxes(1, 2) @ self.whitening
+
+    @cached_property
+    def standard_means(self) -> Any:
+        """Means of the standardised components."""
+        return (self.means - self.centre) / self.spread
+
+    @cached_property
+    def log_constants(self) -> Any:
+        """Logarithms of weight over normalising constant, of shape (K,)."""
+        log_scale = self.xp.log(self._diagonal(self.factor)).sum(-1)
+        return self.log_weights - log_scale - self.means.shape[1] * _HALF_LOG_2PI
+
+    @property
+    def cancellation(self) -> Any:
+        """How much larger than its value the sum of a quadratic form's terms may be."""
+        size = 1.0 + self.xp.square(self.standard_means)
+        return (self._diagonal(self.precision) * size).sum(-1)
+
+
+class Form(ABC):
+    """A way to evaluate some components and to sum up their statistics."""
+
+    def __init__(self, components: Components):
+        self.components, self.xp = components, components.xp
+        self.n_components, self.n_features = components.means.shape
+
+    # Rows of `z` that the form fills itself, below the ones and the samples, and rows
+    # of the scratch memory that it needs.
+    n_products = 0
+    n_scratch = 0
+    n_sums: int
+    # Largest `Components.cancellation` at which all but a few of 16 digits are left.
+    max_cancellation = 1e7
+
+    def prepare(self, z: Any, raw: Any, scratch: Any) -> None:
+        """Compute what both steps need; `raw` holds the samples in their own units."""
+
+    @abstractmethod
+    def log_joint(self, z: Any, scratch: Any, out: Any) -> None:
+        """Write log weight plus log-density, of shape (K, n_samples), to `out`."""
+
+    @abstractmethod
+    def sums(self, z: Any, scratch: Any, resp: Any) -> list[Any]:
+        """Sum what the M step needs over a block."""
+
+    @abstractmethod
+    def statistics(self, sums: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """Turn sums into counts, first and second moments about the means."""
+
+    def about_means(
+        self, counts: Tensor, first: Tensor, second: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Move standardised moments about zero to the means, in the data's units."""
+        components = self.components
+        zero = torch.zeros_like(first)
+        moved = SufficientStatistics(
+            counts, first, second, zero, counts[0], 0.0, components.covariance_type
+        ).around(torch.as_tensor(components.standard_means))
+        spread = torch.as_tensor(components.spread)
+        other = spread.unsqueeze(-1) if components.has_triangles else spread
+        return counts, moved.first * spread, moved.second * spread * other
+
+
+class NaturalForm(Form):
+    """Natural parameters times sufficient statistics, ``eta_k' t(x)``.
+
+    For full covariances ``t(x) = [1, x, x_i x_j for i <= j]``, for diagonal ones
+    ``[1, x, x^2]``: one product gives all log-densities, one more all sums.
+    """
+
+    n_sums = 1
+
+    def __init__(self, components: Components):
+        super().__init__(components)
+        width = self.n_features
+        means, precision = components.standard_means, components.precision
+        if components.has_triangles:
+            linear = (precision @ means[..., None])[..., 0]
+            self.pairs = _pairs(width, str(torch.as_tensor(means).device))
+            rows, columns, is_square = self.pairs
+            pairs = precision[:, rows, columns] * (0.5 * is_square - 1.0)
+        else:
+            linear, pairs = precision * means, -0.5 * precision
+        constants = components.log_constants - 0.5 * (linear * means).sum(-1)
+        self.n_products = pairs.shape[1]
+        self.natural = self.xp.concatenate([constants[:, None], linear, pairs], axis=1)
+
+    def prepare(self, z: Any, raw: Any, scratch: Any) -> None:
+        width = self.n_features
+        x, products = z[1 : 1 + width], z[1 + width :]
+        if not self.components.has_triangles:
+            self.xp.multiply(x, x, out=products)
+        else:
+            start = 0
+            for i in range(width):
+                stop = start + width - i
+                self.xp.multiply(x[i:], x[i], out=products[start:stop])
+                start = stop
+
+    def log_joint(self, z: Any, scratch: Any, out: Any) -> None:
+        self.xp.matmul(self.natural, z, out=out)
+
+    def sums(self, z: Any, scratch: Any, resp: Any) -> list[Any]:
+        return [z @ resp.T]
+
+    def statistics(self, sums: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        (totals,) = sums
+        width = self.n_features
+        counts, first, second = totals.T.split([1, width, self.n_products], dim=1)
+        if self.components.has_triangles:
+            rows, columns = map(torch.as_tensor, self.pairs[:2])
+            square = second.new_empty(self.n_components, width, width)
+            square[:, rows, columns] = second
+            square[:, columns, rows] = second
+            second = square
+        return self.about_means(counts.squeeze(1), first, second)
+
+
+@cache
+def _pairs(width: int, device: str) -> tuple[Any, Any, Any]:
+    """Rows and columns of the upper triangle, and whether they are equal."""
+    if device == "cpu":
+        rows, columns = np.triu_indices(width)
+    else:
+        rows, columns = torch.triu_indices(width, width, device=device)
+    return rows, columns, rows == columns
+
+
+class WhitenedForm(Form):
+    """Squares of samples whitened for all components by one wide product."""
+
+    # Only sums of products cancel here: densities lose half of the digits at most.
+    max_cancellation = 1e8
+
+    def __init__(self, components: Components):
+        super().__init__(components)
+        width = self.n_features
+        # Halved squares, and the shift by the mean as the column of the ones.
+        whitening = components.whitening * math.sqrt(0.5)
+        shift = -whitening @ components.standard_means[..., None]
+        factor = self.xp.concatenate([shift, whitening], axis=-1)
+        starts = range(0, width, TRIANGLE_ROWS)
+        self.strips = [(i, min(i + TRIANGLE_ROWS, width)) for i in starts]
+        self.factors = [
+            factor[:, start:stop, : 1 + stop].reshape(-1, 1 + stop)
+            for start, stop in self.strips
+        ]
+        self.constants = components.log_constants[:, None]
+        self.n_scratch = self.n_components * min(TRIANGLE_ROWS, width)
+        self.n_sums = 1 + len(self.strips)
+
+    def _strip(self, scratch: Any, start: int, stop: int) -> tuple[Any, Any]:
+        """Scratch memory of one strip, flat and by component."""
+        flat = scratch[: self.n_components * (stop - start)]
+        return flat, flat.reshape(self.n_components, stop - start, -1)
+
+    def log_joint(self, z: Any, scratch: Any, out: Any) -> None:
+        out[:] = self.constants
+        for factor, (start, stop) in zip(self.factors, self.strips, strict=True):
+            flat, by_component = self._strip(scratch, start, stop)
+            self.xp.matmul(factor, z[: 1 + stop], out=flat)
+            self.xp.multiply(flat, flat, out=flat)
+            out -= by_component.sum(1)
+
+    def sums(self, z: Any, scratch: Any, resp: Any) -> list[Any]:
+        sums = [resp.sum(1)]
+        for start, stop in self.strips:
+            flat, by_component = self._strip(scratch, start, stop)
+            x = z[1 + start : 1 + stop]
+            self.xp.multiply(resp[:, None], x[None], out=by_component)
+            sums.append(flat @ z[: 1 + stop].T)
+        return sums
+
+    def statistics(self, sums: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        width = self.n_features
+        moments = sums[0].new_zeros(self.n_components, width, 1 + width)
+        for total, (start, stop) in zip(sums[1:], self.strips, strict=True):
+            moments[:, start:stop, : 1 + stop] = total.reshape(
+                self.n_components, stop - start, 1 + stop
+            )
+        lower = moments[..., 1:].tril()
+        second = lower + lower.tril(-1).mT
+        return self.about_means(sums[0], moments[..., 0], second)
+
+
+class TiedForm(Form):
+    """One shared covariance: a linear function a component, one square for all."""
+
+    n_sums = 2
+
+    def __init__(self, components: Components):
+        super().__init__(components)
+        means = components.standard_means
+        linear = means @ components.precision[0]
+        constants = components.log_constants - 0.5 * (linear * means).sum(-1)
+        self.linear = self.xp.concatenate([constants[:, None], linear], axis=1)
+        self.whitening = components.whitening[0] * math.sqrt(0.5)
+        self.n_scratch = self.n_features
+
+    def log_joint(self, z: Any, scratch: Any, out: Any) -> None:
+        whitened = scratch[: self.n_features]
+        self.xp.matmul(self.whitening, z[1:], out=whitened)
+        self.xp.multiply(whitened, whitened, out=whitened)
+        self.xp.matmul(self.linear, z, out=out)
+        out -= whitened.sum(0)
+
+    def sums(self, z: Any, scratch: Any, resp: Any) -> list[Any]:
+        weighted = scratch[: self.n_features]
+        self.xp.multiply(z[1:], resp.sum(0), out=weighted)
+        return [z @ resp.T, weighted @ z[1:].T]
+
+    def statistics(self, sums: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        totals, second = sums
+        return self.about_means(totals[0], totals[1:].T, second)
+
+
+class DeviationForm(Form):
+    """Deviations of every sample from every mean, in the data's own units."""
+
+    n_sums = 3
+
+    def __init__(self, components: Components):
+        super().__init__(components)
+        self.means = components.means[..., None]
+        self.constants = components.log_constants[:, None]
+        self.n_scratch = 2 * self.n_components * self.n_features
+
+    def _halves(self, scratch: Any, n_samples: int) -> tuple[Any, Any]:
+        shape = (self.n_components, self.n_features, n_samples)
+        half = self.n_scratch // 2
+        return scratch[:half].reshape(shape), scratch[half : 2 * half].reshape(shape)
+
+    def prepare(self, z: Any, raw: Any, scratch: Any) -> None:
+        deviation, _ = self._halves(scratch, z.shape[1])
+        self.xp.subtract(raw[None], self.means, out=deviation)
+
+    def log_joint(self, z: Any, scratch: Any, out: Any) -> None:
+        deviation, whitened = self._halves(scratch, z.shape[1])
+        self._whiten(deviation, whitened)
+        self.xp.clip(whitened, -MAX_WHITENED, MAX_WHITENED, out=whitened)
+        self.xp.multiply(whitened, whitened, out=whitened)
+        out[:] = self.constants - 0.5 * whitened.sum(1)
+
+    def _whiten(self, deviation: Any, out: Any) -> None:
+        # Solved and not multiplied by an inverse, which loses digits where the
+        # covariance is nearly singular.
+        factor, columns, whitened = map(
+            torch.as_tensor, (self.components.factor, deviation, out)
+        )
+        if self.components.has_triangles:
+            torch.linalg.solve_triangular(factor, columns, upper=False, out=whitened)
+        else:
+            torch.divide(columns, factor.unsqueeze(-1), out=whitened)
+
+    def sums(self, z: Any, scratch: Any, resp: Any) -> list[Any]:
+        deviation, weighted = self._halves(scratch, z.shape[1])
+        self.xp.multiply(deviation, resp[:, None], out=weighted)
+        if self.components.has_triangles:
+            second = weighted @ deviation.swapaxes(1, 2)
+            if self.components.covariance_type == "tied":
+                second = second.sum(0)
+        else:
+            second = (weighted * deviation).sum(2)
+        return [resp.sum(1), weighted.sum(2), second]
+
+    def statistics(self, sums: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        counts, first, second = sums
+        return counts, first, second
+
+
+# Forms with the components that each evaluates; None stands for all of them.
+Groups = list[tuple[type[Form], Any]]
+
+
+def choose_forms(components: Components) -> Groups:
+    """Split components into those that the fast form serves well and the others."""
+    form = _fast_form(components)
+    fast = components.cancellation <= form.max_cancellation
+    if bool(fast.all()):
+        return [(form, None)]
+    if components.covariance_type == "tied" or not bool(fast.any()):
+        return [(DeviationForm, None)]
+    index = components.xp.arange(len(fast))
+    return [(form, index[fast]), (DeviationForm, index[~fast])]
+
+
+def deviations_of_all(components: Components) -> Groups:
+    """Measure deviations for all components."""
+    return [(DeviationForm, None)]
+
+
+def _fast_form(components: Components) -> type[Form]:
+    """Return the form with the fewest operations for a kind of covariance."""
+    if components.covariance_type == "tied":
+        return TiedForm
+    if components.has_triangles and components.means.shape[1] > NATURAL_WIDTH:
+        return WhitenedForm
+    return NaturalForm

@@ -1,0 +1,166 @@
+"""Where samples come from: an array in memory, a file on disk, or chunks."""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from typing import Any
+
+import numpy as np
+from sklearn.utils import gen_batches
+
+from skgmje._backend import all_reduce
+from skgmje.mixture._distribution import MultivariateNormalMixture
+from skgmje.mixture._em import expectation
+from skgmje.mixture._missing import expectation_with_missing, incomplete_rows
+from skgmje.mixture._statistics import SufficientStatistics
+
+# Rows of a file with missing values that are in memory at a time.
+CHUNK_ROWS = 2**16
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Samples in memory or mapped from disk, with their weights."""
+
+    X: Any
+    sample_weight: Any = None
+
+    def statistics(
+        self, density: MultivariateNormalMixture, covariance_type: str
+    ) -> SufficientStatistics:
+        """E step over complete rows."""
+        weight = () if self.sample_weight is None else (self.sample_weight,)
+        return expectation(self.X, density, covariance_type, *weight)
+
+    def chunks(self) -> Iterator["Rows"]:
+        """Yield the rows in pieces."""
+        for rows in gen_batches(self.X.shape[0], CHUNK_ROWS):
+            yield self[rows]
+
+    def __getitem__(self, rows: Any) -> "Rows":
+        weight = None if self.sample_weight is None else self.sample_weight[rows]
+        return Rows(self.X[rows], weight)
+
+
+class IncompleteRows(Rows):
+    """Samples of which each misses a value."""
+
+    def statistics(
+        self, density: MultivariateNormalMixture, covariance_type: str
+    ) -> SufficientStatistics:
+        """E step over what is observed."""
+        return expectation_with_missing(
+            self.X, density, covariance_type, self.sample_weight
+        )
+
+
+class Samples:
+    """All samples of a fit, in pieces that can be visited once for each E step.
+
+    Parameters
+    ----------
+    pieces : callable
+        Returns an iterator over `Rows` that are complete or `IncompleteRows`.
+    """
+
+    def __init__(self, pieces: Callable[[], Iterable[Rows]]):
+        self.pieces = pieces
+
+    def statistics(
+        self, density: MultivariateNormalMixture, covariance_type: str
+    ) -> SufficientStatistics:
+        """E step over all samples, of all processes of a group."""
+        parts = (rows.statistics(density, covariance_type) for rows in self.pieces())
+        return all_reduce_statistics(reduce(add, parts))
+
+
+def samples_in_memory(rows: Rows) -> Samples:
+    """Split the rows of an array once, if they miss values."""
+    pieces = list(split(rows))
+    return Samples(lambda: pieces)
+
+
+def samples_on_disk(rows: Rows) -> Samples:
+    """Visit a mapped file in place or, if it misses values, piece by piece."""
+    if not incomplete_rows(rows.X).any():
+        return Samples(lambda: [rows])
+    return samples_in_chunks(rows.chunks)
+
+
+def samples_in_chunks(chunks: Callable[[], Iterable[Rows]]) -> Samples:
+    """Split every chunk anew at every visit."""
+    return Samples(lambda: (piece for rows in chunks() for piece in split(rows)))
+
+
+def split(rows: Rows) -> Iterator[Rows]:
+    """Yield the complete rows and those with missing values; copy none if all are."""
+    incomplete = incomplete_rows(rows.X)
+    if not incomplete.any():
+        yield rows
+        return
+    if not incomplete.all():
+        yield rows[~incomplete]
+    part = rows[incomplete]
+    yield IncompleteRows(part.X, part.sample_weight)
+
+
+def all_reduce_statistics(statistics: SufficientStatistics) -> SufficientStatistics:
+    """Sum statistics about the same reference over the processes of a group."""
+    sums = (
+        statistics.counts,
+        statistics.first,
+        statistics.second,
+        statistics.log_likelihood,
+        statistics.counts.new_tensor(statistics.total),
+    )
+    counts, first, second, log_likelihood, total = all_reduce(*sums)
+    return SufficientStatistics(
+        counts,
+        first,
+        second,
+        statistics.reference,
+        log_likelihood,
+        float(total),
+        statistics.covariance_type,
+    )
+
+
+def is_chunks(X: Any) -> bool:
+    """Whether X is an iterable of two-dimensional chunks and not array-like."""
+    if isinstance(X, (list, tuple)):
+        return len(X) > 0 and all(np.ndim(_array_of(chunk)) == 2 for chunk in X)
+    array_like = any(hasattr(X, name) for name in ("__array__", "shape", "__len__"))
+    return hasattr(X, "__iter__") and not array_like
+
+
+def _array_of(chunk: Any) -> Any:
+    """Leave out the weights of a chunk; take no list for an array."""
+    if isinstance(chunk, tuple) and len(chunk) == 2 and hasattr(chunk[0], "shape"):
+        chunk = chunk[0]
+    return chunk if hasattr(chunk, "shape") else None
+
+
+def read_chunks(
+    X: Iterable[Any], check: Callable[[Any, Any], Rows]
+) -> Callable[[], Iterator[Rows]]:
+    """Return a function that visits the chunks, each checked.
+
+    Raises
+    ------
+    ValueError
+        If the chunks can be visited only once.
+    """
+    if iter(X) is X:
+        raise ValueError(
+            "EM visits the chunks once for each iteration, but an iterator can be "
+            "visited only once; pass a list of arrays or an object whose __iter__ "
+            "starts anew, or call partial_fit for each chunk."
+        )
+
+    def visit() -> Iterator[Rows]:
+        for chunk in X:
+            pair = isinstance(chunk, tuple) and len(chunk) == 2
+            yield check(*chunk) if pair else check(chunk, None)
+
+    return visit

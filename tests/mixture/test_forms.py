@@ -1,0 +1,247 @@
+"""The ways in which components are evaluated, and the threads that do it."""
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given as for_all
+from hypothesis import strategies as st
+from mixture_strategies import (
+    COVARIANCE_TYPES,
+    PROFILE,
+    SEEDS,
+    assert_close,
+    double,
+    random_mixture,
+)
+from threadpoolctl import threadpool_info
+
+from skgmje import _backend
+from skgmje.mixture import _em, _forms
+from skgmje.mixture._em import Evaluator, MixtureParameters, expectation
+from skgmje.mixture._forms import (
+    Components,
+    DeviationForm,
+    NaturalForm,
+    TiedForm,
+    WhitenedForm,
+    deviations_of_all,
+)
+
+each_covariance_type = pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+
+
+def by_form(X, density, covariance_type, form, monkeypatch):
+    """Statistics and log-densities where one form evaluates all components."""
+    evaluator = Evaluator(density, covariance_type, lambda _: [(form, None)])
+    monkeypatch.setattr(_em, "Evaluator", lambda *_: evaluator)
+    return expectation(X, density, covariance_type), evaluator.log_prob(X)
+
+
+def assert_same_answers(actual, expected, tol=1e-9):
+    for name in ("counts", "first", "second", "log_likelihood"):
+        assert_close(getattr(actual[0], name), getattr(expected[0], name), tol)
+    assert_close(actual[1], expected[1], tol)
+
+
+@pytest.mark.parametrize(
+    ("form", "covariance_type"),
+    [
+        (NaturalForm, "full"),
+        (NaturalForm, "diag"),
+        (NaturalForm, "spherical"),
+        (WhitenedForm, "full"),
+        (TiedForm, "tied"),
+    ],
+)
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (3, 17), (2, 33)], ids=str)
+def test_every_form_gives_what_deviations_give(
+    form, covariance_type, size, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    density = random_mixture(rng, covariance_type, *size)
+    X = rng.normal(scale=2.0, size=(150, size[1]))
+    actual = by_form(X, density, covariance_type, form, monkeypatch)
+    expected = by_form(X, density, covariance_type, DeviationForm, monkeypatch)
+    assert_same_answers(actual, expected)
+
+
+def test_wide_full_mixtures_are_whitened():
+    width = _forms.NATURAL_WIDTH + 1
+    parameters = (torch.ones(1), torch.zeros(1, width), torch.eye(width)[None])
+    density = MixtureParameters(*(p.double() for p in parameters)).density("full")
+    (form,) = Evaluator(density, "full").forms
+    assert isinstance(form, WhitenedForm)
+    (form,) = Evaluator(density.marginal(range(width - 1)), "full").forms
+    assert isinstance(form, NaturalForm)
+
+
+# ------------------------------------------------------------------ scales far apart
+
+
+def needle_in_haystack(covariance_type, ratio):
+    """A mixture with one component that is narrower than the other by a ratio."""
+    variances = np.array([ratio**-2, 1.0])
+    covariances = {
+        "full": variances[:, None, None] * np.array([[1.0, 0.4], [0.4, 1.0]]),
+        "diag": variances[:, None] * np.ones(2),
+        "spherical": variances,
+    }[covariance_type]
+    means = np.array([[0.7, -1.3], [0.0, 0.0]])
+    density = MixtureParameters(
+        double([0.5, 0.5]), double(means), double(covariances)
+    ).density(covariance_type)
+    rng = np.random.default_rng(0)
+    X = np.concatenate([rng.normal(size=(200, 2)), means[0] + rng.normal(size=(200, 2)) / ratio])
+    return X, density
+
+
+def exact_log_prob(X, density):
+    """Log-densities in extended precision, from deviations."""
+    X = X.astype(np.longdouble)
+    means = density.means.numpy().astype(np.longdouble)
+    covariances = density.component_covariances.numpy().astype(np.longdouble)
+    log_joint = []
+    for mean, c in zip(means, covariances, strict=True):
+        x, y = (X - mean).T
+        determinant = c[0, 0] * c[1, 1] - c[0, 1] ** 2
+        square = (c[1, 1] * x * x - 2 * c[0, 1] * x * y + c[0, 0] * y * y) / determinant
+        log_joint.append(-square / 2 - np.log(2 * np.pi) - np.log(determinant) / 2)
+    return np.logaddexp(*log_joint) + np.log(np.longdouble(0.5))
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "diag", "spherical"])
+@pytest.mark.parametrize("ratio", [1e2, 1e4, 1e6, 1e8])
+def test_component_of_a_far_scale_loses_no_digits(covariance_type, ratio):
+    X, density = needle_in_haystack(covariance_type, ratio)
+    evaluator = Evaluator(density, covariance_type)
+    expected = exact_log_prob(X, density)
+    # What is left is the rounding of X itself: half a unit, seen from the needle.
+    tol = 1e-9 + 1e-15 * ratio
+    np.testing.assert_allclose(evaluator.log_prob(X), expected, rtol=tol, atol=tol)
+    statistics = expectation(X, density, covariance_type)
+    deviations = Evaluator(density, covariance_type, deviations_of_all)
+    resp = deviations.responsibilities(X)
+    second = np.einsum("n,ni,ni->i", resp[:, 0], *2 * [X - density.means[0].numpy()])
+    actual = statistics.second[0]
+    actual = actual.diagonal() if covariance_type == "full" else actual
+    np.testing.assert_allclose(actual, second, rtol=1e-8)
+
+
+def test_natural_parameters_alone_would_lose_them(monkeypatch):
+    X, density = needle_in_haystack("full", 1e6)
+    monkeypatch.setattr(NaturalForm, "max_cancellation", np.inf)
+    error = Evaluator(density, "full").log_prob(X) - exact_log_prob(X, density)
+    assert np.abs(error).max() > 1e-6
+
+
+def test_only_components_that_need_it_take_the_slow_form():
+    X, density = needle_in_haystack("full", 1e6)
+    evaluator = Evaluator(density, "full")
+    assert [type(form) for form in evaluator.forms] == [NaturalForm, DeviationForm]
+    # The needle is the first component, but its form comes second.
+    np.testing.assert_array_equal(evaluator.predict(X[200:]), 0)
+    np.testing.assert_allclose(evaluator.responsibilities(X[200:])[:, 0], 1.0)
+
+
+@each_covariance_type
+@PROFILE
+@for_all(seed=SEEDS, exponent=st.integers(-140, 140))
+def test_units_of_the_samples_do_not_matter(covariance_type, seed, exponent):
+    rng = np.random.default_rng(seed)
+    density = random_mixture(rng, covariance_type)
+    X = rng.normal(size=(20, 3))
+    unit = 2.0**exponent
+    scaled = density.affine(torch.zeros(3).double(), torch.full((3,), unit, dtype=torch.float64))
+    actual = Evaluator(scaled, covariance_type).log_prob(unit * X)
+    expected = Evaluator(density, covariance_type).log_prob(X) - 3 * np.log(unit)
+    assert_close(actual, expected)
+
+
+def test_samples_that_overflow_have_finite_densities():
+    density = MixtureParameters(
+        double([0.5, 0.5]), double([[0.0], [1.0]]), double([1.0, 1e-8])
+    ).density("spherical")
+    X = np.array([[1e200], [-1e300], [1e5]])
+    evaluator = Evaluator(density, "spherical")
+    assert np.isfinite(evaluator.log_prob(X)).all()
+    assert np.isfinite(evaluator.responsibilities(X)).all()
+
+
+@each_covariance_type
+def test_zero_weight_takes_no_part(covariance_type):
+    density = random_mixture(np.random.default_rng(0), covariance_type)
+    parameters = density.parameters()
+    parameters["weights"] = double([0.0, 0.25, 0.75])
+    density = type(density)(**parameters)
+    X = np.random.default_rng(1).normal(size=(50, 3))
+    evaluator = Evaluator(density, covariance_type)
+    assert_close(evaluator.log_prob(X), density.log_prob(double(X)))
+    np.testing.assert_array_equal(evaluator.responsibilities(X)[:, 0], 0.0)
+
+
+# ---------------------------------------------------------------------------- threads
+
+
+@pytest.fixture
+def two_threads(monkeypatch):
+    """Two threads for the smallest work."""
+    monkeypatch.setattr(_backend, "THREAD_WORK", 1)
+    n_threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(n_threads)
+
+
+def limits():
+    return (
+        torch.get_num_threads(),
+        sys.getswitchinterval(),
+        [pool["num_threads"] for pool in threadpool_info()],
+    )
+
+
+@each_covariance_type
+def test_threads_give_what_one_thread_gives(covariance_type, two_threads):
+    rng = np.random.default_rng(0)
+    density = random_mixture(rng, covariance_type)
+    X = rng.normal(size=(1001, 3))
+    before = limits()
+    actual = expectation(X, density, covariance_type)
+    again = expectation(X, density, covariance_type)
+    assert limits() == before
+    torch.set_num_threads(1)
+    expected = expectation(X, density, covariance_type)
+    for name in ("counts", "first", "second", "log_likelihood"):
+        assert_close(getattr(actual, name), getattr(expected, name), tol=1e-11)
+        assert torch.equal(getattr(actual, name), getattr(again, name))
+
+
+def test_limits_are_restored_after_an_error(two_threads):
+    before = limits()
+
+    def fail(span, scratch):
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError, match="no"):
+        _backend.map_spans(fail, 10, 10)
+    assert limits() == before
+
+
+def test_spans_cover_all_samples_once(two_threads):
+    spans = _backend.map_spans(lambda span, scratch: span, 11, 11)
+    assert len(spans) == 2
+    assert np.concatenate([np.arange(11)[s] for s in spans]).tolist() == list(range(11))
+
+
+def test_small_work_stays_on_the_caller_s_thread():
+    torch.set_num_threads(1)
+    spans = _backend.map_spans(lambda span, scratch: span, 11, 11)
+    assert spans == [slice(0, 11)]
+
+
+def test_components_share_memory_with_the_density():
+    density = random_mixture(np.random.default_rng(0), "full")
+    components = Components.of(density, "full")
+    assert np.shares_memory(components.means, density.means.numpy())
