@@ -9,7 +9,7 @@ WORKERS ?= 2
 # One thread a worker: small products on several threads only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-full doctest lint types doc sdist-test clean
+.PHONY: demo test test-full doctest lint types doc sdist-test benchmark clean
 
 demo: $(READY)  ## run the main job and save its picture
 	$(BIN)/python examples/plot_complete_digits.py
@@ -36,6 +36,12 @@ doc: $(READY)  ## build the documentation, warnings as errors
 sdist-test: $(READY)  ## build the sdist, install it in a clean environment, test it there
 	PYTHON=$(PYTHON) CONSTRAINTS=$(CURDIR)/$(CONSTRAINTS) \
 	    .ci/sdist-test $(CURDIR)/$(BIN)/python
+
+benchmark: $(READY)  ## print the tables that compare the mixture with its peers
+	$(PIP) -c $(CONSTRAINTS) -r requirements/benchmarks.txt
+	for table in em conditioning missing starts acceleration streaming; do \
+	    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE \
+	        $(BIN)/python benchmarks/$$table.py || exit 1; done
 
 $(READY): setup.py $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)

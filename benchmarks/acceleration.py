@@ -72,7 +72,9 @@ def main() -> None:
     parser.add_argument("--skip", nargs="*", default=[], help="names of data sets")
     skip = parser.parse_args().skip
     warnings.simplefilter("ignore", ConvergenceWarning)
-    print(f"{'data':18}" + 2 * f"{'plain':>7}{'share':>7}{'own':>6}{'lost':>5}{'gain':>9}")
+    print(
+        f"{'data':18}" + 2 * f"{'plain':>7}{'share':>7}{'own':>6}{'lost':>5}{'gain':>9}"
+    )
     table = []
     for data in HARD_DATA:
         if data.name in skip:

@@ -127,9 +127,13 @@ def print_scoring(repeats):
     X = make_data(*SHAPES["B"], "float64")
     start = make_start(X, SHAPES["B"][2], "full")
     models = [mixture_of(cls, start, "full", 2).fit(X) for cls in CLASSES]
-    theirs, ours = (median_time(lambda m=m: m.score_samples(X), repeats) for m in models)
-    print(f"score_samples B: {len(X) / ours / 1e6:.2f} million rows/s, "
-          f"{theirs / ours:.1f}x")
+    theirs, ours = (
+        median_time(lambda m=m: m.score_samples(X), repeats) for m in models
+    )
+    print(
+        f"score_samples B: {len(X) / ours / 1e6:.2f} million rows/s, "
+        f"{theirs / ours:.1f}x"
+    )
 
 
 def print_memory():
@@ -143,7 +147,9 @@ def print_memory():
             mixture_of(cls, start, "full", 2).fit(X)
             peaks.append(tracemalloc.get_traced_memory()[1] / 2**20)
             tracemalloc.stop()
-        print(f"memory of fit {shape}: theirs {peaks[0]:.0f} MB, ours {peaks[1]:.0f} MB")
+        print(
+            f"memory of fit {shape}: theirs {peaks[0]:.0f} MB, ours {peaks[1]:.0f} MB"
+        )
 
 
 CLASSES = (sklearn.mixture.GaussianMixture, skgmje.GaussianMixture)

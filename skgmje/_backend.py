@@ -147,7 +147,7 @@ def _threadpools() -> ThreadpoolController:
 
 
 def is_distributed() -> bool:
-    """Whether this process is one of several in an initialised torch.distributed group."""
+    """Whether this process is one of several in an initialised process group."""
     return (
         torch.distributed.is_available()
         and torch.distributed.is_initialized()
@@ -156,7 +156,7 @@ def is_distributed() -> bool:
 
 
 def all_reduce(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-    """Sum tensors over the processes of a group; return them as they are without one."""
+    """Sum tensors over the processes of a group; without one, leave them alone."""
     if not is_distributed():
         return tensors
     flat = torch.cat([tensor.reshape(-1) for tensor in tensors])

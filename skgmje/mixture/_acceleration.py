@@ -120,7 +120,8 @@ class Accelerator:
             *(Point.of(p, self.covariance_type) for p in (parameters, image))
         )
         # EM's own step is always taken: with reg_covar it need not raise the bound.
-        self.accepted = self._plain or bound >= self.bound
+        better = bound >= self.bound and self._is_legal(image)
+        self.accepted = self._plain or better
         if self.accepted:
             self._accept(evaluation, image, bound)
         else:

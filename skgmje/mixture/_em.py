@@ -4,7 +4,7 @@ The E step and the sums that the M step needs run together over blocks that fit 
 cache, several blocks at a time. No array has a row for every sample and component.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -78,8 +78,7 @@ class Evaluator:
     ):
         components = Components.of(density, covariance_type)
         self.covariance_type = covariance_type
-        self.xp, self.means = components.xp, density._means.detach()
-        self.device = self.means.device
+        self.xp, self.device = components.xp, density._means.device
         self.n_components, self.n_features = components.means.shape
         groups = forms(components)
         self.forms = [form(components.take(index)) for form, index in groups]
@@ -103,9 +102,7 @@ class Evaluator:
         work = n_samples * self.n_components * self.n_features
         return map_spans(function, n_samples, 1 if self.xp is torch else work)
 
-    def blocks(
-        self, X: Any, span: slice, scratch: dict[str, Any]
-    ) -> Iterator["Block"]:
+    def blocks(self, X: Any, span: slice, scratch: dict[str, Any]) -> Iterator["Block"]:
         """Read the samples of a span, block by block, into the same memory."""
         if self.xp is np and isinstance(X, Tensor):
             X = X.detach().numpy()
@@ -122,6 +119,8 @@ class Evaluator:
         """Bring float64 numbers to where they are computed with."""
         if self.xp is np:
             return np.array(values, dtype=np.float64)
+        if isinstance(values, Tensor):
+            return values.to(self.device, torch.float64)
         return as_tensor(values, self.device)
 
     def in_order(self, by_component: Any) -> Any:
@@ -243,7 +242,7 @@ class Block:
         return top + xp.log(total)
 
     def sums(self, resp: Any) -> list[Any]:
-        """What the M step needs of this block, form after form."""
+        """Sum what the M step needs of this block, form after form."""
         return [
             total
             for form, z, scratch, rows in self.parts(resp)
@@ -283,7 +282,8 @@ def expectation(
     Returns
     -------
     statistics : SufficientStatistics
-        Statistics around the current means.
+        Statistics around the mean of the mixture or, where that would cancel, around
+        the current means of the components.
     """
 
     def responsibilities(block: Block) -> tuple[Any, Any]:
@@ -326,8 +326,8 @@ def _weighted_means(X: Any, responsibilities: Any) -> np.ndarray:
         np.asarray(responsibilities[rows], dtype=np.float64).T @ (X[rows] - origin)
         for rows in blocks(X.shape[0], X.shape[1])
     )
-    counts = np.sum(responsibilities, axis=0, dtype=np.float64) + COUNT_FLOOR
-    return origin + first / counts[:, None]
+    counts = np.asarray(responsibilities).sum(axis=0, dtype=np.float64)
+    return origin + first / (counts + COUNT_FLOOR)[:, None]
 
 
 def _statistics_about(
@@ -390,27 +390,27 @@ def _collect(
         torch.as_tensor(sum(parts[1:], start=parts[0]))
         for parts in zip(*spans, strict=True)
     )
-    moments = _moments(evaluator, sums)
-    total = X.shape[0] if sample_weight is None else np.sum(sample_weight, dtype=float)
+    total = X.shape[0] if sample_weight is None else sample_weight.sum()
+    counts, first, second, reference = _moments(evaluator, sums)
     return SufficientStatistics(
-        *moments,
-        evaluator.means,
+        counts,
+        first,
+        second,
+        reference,
         log_likelihood,
         float(total),
         evaluator.covariance_type,
     )
 
 
-def _moments(evaluator: Evaluator, sums: list[Tensor]) -> tuple[Tensor, ...]:
-    """Counts, first and second moments about the means, in the mixture's order."""
+def _moments(evaluator: Evaluator, sums: list[Tensor]) -> Iterable[Tensor]:
+    """Return counts, moments and references, in the order of the mixture."""
     parts, start = [], 0
     for form in evaluator.forms:
         stop = start + form.n_sums
-        parts.append(form.statistics(sums[start:stop]))
+        parts.append(form.moments(sums[start:stop]))
         start = stop
     if evaluator.inverse is None:
         return parts[0]
-    return tuple(
-        torch.cat(group)[torch.as_tensor(evaluator.inverse)]
-        for group in zip(*parts, strict=True)
-    )
+    order = torch.as_tensor(evaluator.inverse)
+    return (torch.cat(group)[order] for group in zip(*parts, strict=True))

@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from torch import Tensor
 
 from skgmje.mixture._distribution import MultivariateNormalMixture
 from skgmje.mixture._scale import SphericalScale
-from skgmje.mixture._statistics import SufficientStatistics
 
 # Beyond this width one whitening product costs less than the products of all pairs.
 NATURAL_WIDTH = 64
@@ -30,6 +29,8 @@ TRIANGLE_ROWS = 16
 # Squares of larger numbers overflow.
 MAX_WHITENED = 1e150
 LOG_ZERO_WEIGHT = -1e300
+# Devices whose memory NumPy shares.
+NUMPY_DEVICES = ("cpu",)
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
 
 
@@ -51,10 +52,11 @@ class Components:
     @classmethod
     def of(cls, density: MultivariateNormalMixture, covariance_type: str):
         """Take the components of a mixture without batch dimensions."""
-        log_weights, means = density._log_weights, density._means
-        factor = density._scale.factor
+        log_weights: Any = density._log_weights
+        means: Any = density._means
+        factor: Any = density._scale.factor
         xp: Any = torch
-        if means.device.type == "cpu":
+        if means.device.type in NUMPY_DEVICES:
             xp = np
             parameters = (log_weights, means, factor)
             log_weights, means, factor = (p.detach().numpy() for p in parameters)
@@ -86,7 +88,9 @@ class Components:
             self,
             log_weights=self.log_weights[index],
             means=self.means[index],
-            factor=self.factor if self.covariance_type == "tied" else self.factor[index],
+            factor=self.factor
+            if self.covariance_type == "tied"
+            else self.factor[index],
         )
 
     @property
@@ -136,6 +140,15 @@ class Components:
         return (self._diagonal(self.precision) * size).sum(-1)
 
 
+class Moments(NamedTuple):
+    """Counts, first and second moments of components about reference points."""
+
+    counts: Tensor
+    first: Tensor
+    second: Tensor
+    reference: Tensor
+
+
 class Form(ABC):
     """A way to evaluate some components and to sum up their statistics."""
 
@@ -151,8 +164,8 @@ class Form(ABC):
     # Largest `Components.cancellation` at which all but a few of 16 digits are left.
     max_cancellation = 1e7
 
-    def prepare(self, z: Any, raw: Any, scratch: Any) -> None:
-        """Compute what both steps need; `raw` holds the samples in their own units."""
+    def prepare(self, z: Any, raw: Any, scratch: Any) -> None:  # noqa: B027
+        """Compute what both steps need; `raw` holds the samples as they came."""
 
     @abstractmethod
     def log_joint(self, z: Any, scratch: Any, out: Any) -> None:
@@ -163,21 +176,15 @@ class Form(ABC):
         """Sum what the M step needs over a block."""
 
     @abstractmethod
-    def statistics(self, sums: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Turn sums into counts, first and second moments about the means."""
+    def moments(self, sums: list[Tensor]) -> Moments:
+        """Turn sums into counts and moments about reference points."""
 
-    def about_means(
-        self, counts: Tensor, first: Tensor, second: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Move standardised moments about zero to the means, in the data's units."""
-        components = self.components
-        zero = torch.zeros_like(first)
-        moved = SufficientStatistics(
-            counts, first, second, zero, counts[0], 0.0, components.covariance_type
-        ).around(torch.as_tensor(components.standard_means))
-        spread = torch.as_tensor(components.spread)
-        other = spread.unsqueeze(-1) if components.has_triangles else spread
-        return counts, moved.first * spread, moved.second * spread * other
+    def about_centre(self, counts: Tensor, first: Tensor, second: Tensor) -> Moments:
+        """Bring standardised moments about zero to the data's units."""
+        spread = torch.as_tensor(self.components.spread)
+        other = spread.unsqueeze(-1) if self.components.has_triangles else spread
+        centre = torch.as_tensor(self.components.centre).expand_as(first)
+        return Moments(counts, first * spread, second * spread * other, centre)
 
 
 class NaturalForm(Form):
@@ -195,7 +202,7 @@ class NaturalForm(Form):
         means, precision = components.standard_means, components.precision
         if components.has_triangles:
             linear = (precision @ means[..., None])[..., 0]
-            self.pairs = _pairs(width, str(torch.as_tensor(means).device))
+            self.pairs = _pairs(width, None if self.xp is np else str(means.device))
             rows, columns, is_square = self.pairs
             pairs = precision[:, rows, columns] * (0.5 * is_square - 1.0)
         else:
@@ -222,7 +229,7 @@ class NaturalForm(Form):
     def sums(self, z: Any, scratch: Any, resp: Any) -> list[Any]:
         return [z @ resp.T]
 
-    def statistics(self, sums: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def moments(self, sums: list[Tensor]) -> Moments:
         (totals,) = sums
         width = self.n_features
         counts, first, second = totals.T.split([1, width, self.n_products], dim=1)
@@ -232,13 +239,13 @@ class NaturalForm(Form):
             square[:, rows, columns] = second
             square[:, columns, rows] = second
             second = square
-        return self.about_means(counts.squeeze(1), first, second)
+        return self.about_centre(counts.squeeze(1), first, second)
 
 
 @cache
-def _pairs(width: int, device: str) -> tuple[Any, Any, Any]:
+def _pairs(width: int, device: str | None) -> tuple[Any, Any, Any]:
     """Rows and columns of the upper triangle, and whether they are equal."""
-    if device == "cpu":
+    if device is None:
         rows, columns = np.triu_indices(width)
     else:
         rows, columns = torch.triu_indices(width, width, device=device)
@@ -290,7 +297,7 @@ class WhitenedForm(Form):
             sums.append(flat @ z[: 1 + stop].T)
         return sums
 
-    def statistics(self, sums: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def moments(self, sums: list[Tensor]) -> Moments:
         width = self.n_features
         moments = sums[0].new_zeros(self.n_components, width, 1 + width)
         for total, (start, stop) in zip(sums[1:], self.strips, strict=True):
@@ -299,7 +306,7 @@ class WhitenedForm(Form):
             )
         lower = moments[..., 1:].tril()
         second = lower + lower.tril(-1).mT
-        return self.about_means(sums[0], moments[..., 0], second)
+        return self.about_centre(sums[0], moments[..., 0], second)
 
 
 class TiedForm(Form):
@@ -328,9 +335,9 @@ class TiedForm(Form):
         self.xp.multiply(z[1:], resp.sum(0), out=weighted)
         return [z @ resp.T, weighted @ z[1:].T]
 
-    def statistics(self, sums: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def moments(self, sums: list[Tensor]) -> Moments:
         totals, second = sums
-        return self.about_means(totals[0], totals[1:].T, second)
+        return self.about_centre(totals[0], totals[1:].T, second)
 
 
 class DeviationForm(Form):
@@ -382,9 +389,9 @@ class DeviationForm(Form):
             second = (weighted * deviation).sum(2)
         return [resp.sum(1), weighted.sum(2), second]
 
-    def statistics(self, sums: list[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    def moments(self, sums: list[Tensor]) -> Moments:
         counts, first, second = sums
-        return counts, first, second
+        return Moments(counts, first, second, torch.as_tensor(self.components.means))
 
 
 # Forms with the components that each evaluates; None stands for all of them.
@@ -399,8 +406,8 @@ def choose_forms(components: Components) -> Groups:
         return [(form, None)]
     if components.covariance_type == "tied" or not bool(fast.any()):
         return [(DeviationForm, None)]
-    index = components.xp.arange(len(fast))
-    return [(form, index[fast]), (DeviationForm, index[~fast])]
+    chosen, others = (components.xp.argwhere(mask)[:, 0] for mask in (fast, ~fast))
+    return [(form, chosen), (DeviationForm, others)]
 
 
 def deviations_of_all(components: Components) -> Groups:

@@ -20,6 +20,7 @@ from skgmje._backend import (
 )
 from skgmje._validation import StrOptions, check_sample_weight, fit_context
 from skgmje.io import SaveMixin
+from skgmje.mixture._acceleration import Accelerator
 from skgmje.mixture._conditioning import ConditioningMixin
 from skgmje.mixture._em import (
     MixtureParameters,
@@ -103,6 +104,9 @@ class GaussianMixture(
         Whether to print progress.
     verbose_interval : int, default=10
         Number of iterations between two prints.
+    acceleration : {'quasi-newton'} or None, default=None
+        Whether quasi-Newton steps go between the EM steps: fewer iterations where
+        components overlap. A step that would lower the likelihood is taken back.
     device : str, torch.device or None, default=None
         Where to compute: None is the CPU, ``"auto"`` is CUDA where there is one.
 
@@ -163,9 +167,13 @@ class GaussianMixture(
                 {"kmeans", "random", "random_from_data", "k-means++", "short_runs"}
             )
         ],
+        "acceleration": [StrOptions({"quasi-newton"}), None],
         "device": [str, torch.device, None],
     }
     lower_bound_: float
+    weights_: np.ndarray
+    means_: np.ndarray
+    covariances_: np.ndarray
 
     def __init__(
         self,
@@ -184,6 +192,7 @@ class GaussianMixture(
         warm_start=False,
         verbose=0,
         verbose_interval=10,
+        acceleration=None,
         device=None,
     ):
         super().__init__(
@@ -202,6 +211,7 @@ class GaussianMixture(
             verbose=verbose,
             verbose_interval=verbose_interval,
         )
+        self.acceleration = acceleration
         self.device = device
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -268,8 +278,8 @@ class GaussianMixture(
         """Move the mixture towards a batch of samples (stepwise EM).
 
         The first batch is fitted as by `fit`. Each further one makes an E step, and its
-        statistics get the weight ``(1 + n_seen / n_batch) ** -0.7``, which decays slowly
-        enough to forget the first, poor responsibilities.
+        statistics get the weight ``(1 + n_seen / n_batch) ** -0.7``, which decays
+        slowly enough to forget the first, poor responsibilities.
 
         Parameters
         ----------
@@ -318,12 +328,13 @@ class GaussianMixture(
         if is_chunks(X):
             return None, self._read_chunks(X, sample_weight, reset)
         rows = self._check_rows(X, sample_weight, reset=reset)
-        on_disk = isinstance(X, np.memmap) and self._device().type == "cpu"
-        if on_disk:
+        device = self._device()
+        if device.type != "cpu":
+            return rows, samples_in_memory(rows.to(device))
+        if isinstance(X, np.memmap):
             rows = Rows(X, rows.sample_weight)
-        elif self._device().type != "cpu":
-            rows = Rows(as_tensor(rows.X, self._device()), rows.sample_weight)
-        return rows, (samples_on_disk if on_disk else samples_in_memory)(rows)
+            return rows, samples_on_disk(rows)
+        return rows, samples_in_memory(rows)
 
     def _read_chunks(self, X, sample_weight, reset):
         if sample_weight is not None:
@@ -364,11 +375,11 @@ class GaussianMixture(
         random_state = resolve_random_state(self.random_state)
         # A unique initialisation if warm_start goes on from an earlier fit.
         do_init = not (self.warm_start and hasattr(self, "converged_"))
-        start_rows = None
+        start_rows = rows
         if do_init or rows is None:
             start_rows = rows_to_start_from(rows, samples, random_state)
             self._check_enough_rows(start_rows.X)
-        self._check_parameters(start_rows.X if do_init else rows.X, xp=np)
+        self._check_parameters(start_rows.X, xp=np)
 
         self.converged_ = False
         best = Run(None, -np.inf, [], False)
@@ -403,13 +414,23 @@ class GaussianMixture(
 
     def _run_em(self, samples, previous):
         """Iterate from the stored parameters."""
-        parameters = self._stored()
+        parameters = image = self._stored()
         density = parameters.density(self.covariance_type)
+        accelerator = None
+        if self.acceleration is not None:
+            accelerator = Accelerator(self.covariance_type, self.reg_covar)
         bounds, converged = [], False
         for n_iter in range(1, self.max_iter + 1):
             try:
                 statistics = samples.statistics(density, self.covariance_type)
-                parameters = maximization(statistics, self.reg_covar)
+                step = maximization(statistics, self.reg_covar)
+                bound, settled = statistics.mean_log_likelihood, True
+                if accelerator is None:
+                    parameters = image = step
+                else:
+                    parameters = accelerator.step(parameters, step, bound)
+                    image, bound = accelerator.image, accelerator.bound
+                    settled = accelerator.is_settled(self.tol)
                 density = parameters.density(self.covariance_type)
             except KeyboardInterrupt:
                 warnings.warn(
@@ -419,17 +440,17 @@ class GaussianMixture(
                 )
                 break
             self._n_samples_seen = statistics.total
-            bounds.append(statistics.mean_log_likelihood)
+            bounds.append(bound)
             change = bounds[-1] - previous
             previous = bounds[-1]
             self._print_verbose_msg_iter_end(n_iter, change)
-            if abs(change) < self.tol:
+            if abs(change) < self.tol and settled:
                 converged = True
                 break
         if bounds:
             self._print_verbose_msg_init_end(bounds[-1], converged)
         bound = bounds[-1] if bounds else -np.inf
-        return Run(parameters, bound, bounds, converged)
+        return Run(image, bound, bounds, converged)
 
     # ------------------------------------------------------------------------ start
 
@@ -446,8 +467,8 @@ class GaussianMixture(
                 self.init_params, self.n_components, rows, random_state
             )
             self._initialize(X, shares, sample_weight=weight)
-        start = (self.weights_, self.means_, self.covariances_)
-        self.weights_, self.means_, self.covariances_ = all_gather(start)[0]
+        stored = all_gather((self.weights_, self.means_, self.covariances_))[0]
+        self.weights_, self.means_, self.covariances_ = stored
 
     def _initialize(self, X, resp, xp=None, sample_weight=None):
         """Set the start from responsibilities and from the ``*_init`` parameters."""

@@ -21,6 +21,7 @@ class InferenceMixin:
     # The estimator that this is mixed into has these.
     _device: Any
     _n_parameters: Any
+    _wrap_rows: Any
 
     def score_samples(self, X):
         """Log-density of each sample.
@@ -39,7 +40,9 @@ class InferenceMixin:
         Examples
         --------
         >>> from skgmje.mixture import GaussianMixture
-        >>> mixture = GaussianMixture.from_parameters([1.0], [[0, 5]], [[[1, 0], [0, 1]]])
+        >>> mixture = GaussianMixture.from_parameters(
+        ...     [1.0], [[0, 5]], [[[1, 0], [0, 1]]]
+        ... )
         >>> mixture.score_samples([[0, 5], [0, float("nan")]]).round(3)
         array([-1.838, -0.919])
         """
@@ -206,9 +209,9 @@ class InferenceMixin:
     def _answer(self, X, of_complete, of_log_joint):
         """Answer complete rows block by block, the others from what is observed."""
         evaluator = Evaluator(self.density_, self.covariance_type)
-        incomplete = _missing.incomplete_rows(X)
-        if not incomplete.any():
+        if not _missing.has_missing(X):
             return of_complete(evaluator, X)
+        incomplete = _missing.incomplete_rows(X)
         complete = of_complete(evaluator, X[~incomplete])
         answer = np.empty((len(X), *complete.shape[1:]), dtype=complete.dtype)
         answer[~incomplete] = complete

@@ -7,7 +7,7 @@ from sklearn.cluster import KMeans, kmeans_plusplus
 from sklearn.utils.random import sample_without_replacement
 
 from skgmje._backend import all_gather, is_distributed
-from skgmje.mixture._missing import fill_for_start, incomplete_rows
+from skgmje.mixture._missing import fill_for_start, has_missing
 from skgmje.mixture._samples import Rows, Samples
 
 # Rows that a start is made from where the samples are not all in memory.
@@ -40,7 +40,7 @@ def rows_to_start_from(
             rows.X.shape[0], START_ROWS, random_state=random_state
         )
         rows = rows[np.sort(chosen)]
-    if incomplete_rows(rows.X).any():
+    if has_missing(rows.X):
         filled = fill_for_start(rows.X, rows.sample_weight, random_state)
         rows = Rows(filled, rows.sample_weight)
     return rows

@@ -22,6 +22,22 @@ START_ITERATIONS = 5
 START_RIDGE = 1e-6
 
 
+def has_missing(X: Any) -> bool:
+    """Say whether samples hold NaN, in one pass without memory.
+
+    Parameters
+    ----------
+    X : ndarray or tensor of shape (n_samples, D)
+        Samples, at least one.
+
+    Returns
+    -------
+    has_missing : bool
+        True if at least one value is missing.
+    """
+    return bool(X.isnan().any() if isinstance(X, Tensor) else np.isnan(np.min(X)))
+
+
 def incomplete_rows(X: Any) -> Any:
     """Say which rows hold NaN.
 

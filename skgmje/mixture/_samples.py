@@ -7,12 +7,17 @@ from operator import add
 from typing import Any
 
 import numpy as np
+import torch
 from sklearn.utils import gen_batches
 
-from skgmje._backend import all_reduce
+from skgmje._backend import all_reduce, as_tensor
 from skgmje.mixture._distribution import MultivariateNormalMixture
 from skgmje.mixture._em import expectation
-from skgmje.mixture._missing import expectation_with_missing, incomplete_rows
+from skgmje.mixture._missing import (
+    expectation_with_missing,
+    has_missing,
+    incomplete_rows,
+)
 from skgmje.mixture._statistics import SufficientStatistics
 
 # Rows of a file with missing values that are in memory at a time.
@@ -37,6 +42,12 @@ class Rows:
         """Yield the rows in pieces."""
         for rows in gen_batches(self.X.shape[0], CHUNK_ROWS):
             yield self[rows]
+
+    def to(self, device: torch.device) -> "Rows":
+        """Copy the rows to a device."""
+        weight = self.sample_weight
+        weight = None if weight is None else as_tensor(weight, device)
+        return Rows(as_tensor(self.X, device), weight)
 
     def __getitem__(self, rows: Any) -> "Rows":
         weight = None if self.sample_weight is None else self.sample_weight[rows]
@@ -83,7 +94,7 @@ def samples_in_memory(rows: Rows) -> Samples:
 
 def samples_on_disk(rows: Rows) -> Samples:
     """Visit a mapped file in place or, if it misses values, piece by piece."""
-    if not incomplete_rows(rows.X).any():
+    if not has_missing(rows.X):
         return Samples(lambda: [rows])
     return samples_in_chunks(rows.chunks)
 
@@ -95,10 +106,10 @@ def samples_in_chunks(chunks: Callable[[], Iterable[Rows]]) -> Samples:
 
 def split(rows: Rows) -> Iterator[Rows]:
     """Yield the complete rows and those with missing values; copy none if all are."""
-    incomplete = incomplete_rows(rows.X)
-    if not incomplete.any():
+    if not has_missing(rows.X):
         yield rows
         return
+    incomplete = incomplete_rows(rows.X)
     if not incomplete.all():
         yield rows[~incomplete]
     part = rows[incomplete]

@@ -36,7 +36,8 @@ def by_form(X, density, covariance_type, form, monkeypatch):
     """Statistics and log-densities where one form evaluates all components."""
     evaluator = Evaluator(density, covariance_type, lambda _: [(form, None)])
     monkeypatch.setattr(_em, "Evaluator", lambda *_: evaluator)
-    return expectation(X, density, covariance_type), evaluator.log_prob(X)
+    statistics = expectation(X, density, covariance_type).around(density.means)
+    return statistics, evaluator.log_prob(X)
 
 
 def assert_same_answers(actual, expected, tol=1e-9):
@@ -93,7 +94,9 @@ def needle_in_haystack(covariance_type, ratio):
         double([0.5, 0.5]), double(means), double(covariances)
     ).density(covariance_type)
     rng = np.random.default_rng(0)
-    X = np.concatenate([rng.normal(size=(200, 2)), means[0] + rng.normal(size=(200, 2)) / ratio])
+    X = np.concatenate(
+        [rng.normal(size=(200, 2)), means[0] + rng.normal(size=(200, 2)) / ratio]
+    )
     return X, density
 
 
@@ -120,7 +123,7 @@ def test_component_of_a_far_scale_loses_no_digits(covariance_type, ratio):
     # What is left is the rounding of X itself: half a unit, seen from the needle.
     tol = 1e-9 + 1e-15 * ratio
     np.testing.assert_allclose(evaluator.log_prob(X), expected, rtol=tol, atol=tol)
-    statistics = expectation(X, density, covariance_type)
+    statistics = expectation(X, density, covariance_type).around(density.means)
     deviations = Evaluator(density, covariance_type, deviations_of_all)
     resp = deviations.responsibilities(X)
     second = np.einsum("n,ni,ni->i", resp[:, 0], *2 * [X - density.means[0].numpy()])
@@ -153,7 +156,9 @@ def test_units_of_the_samples_do_not_matter(covariance_type, seed, exponent):
     density = random_mixture(rng, covariance_type)
     X = rng.normal(size=(20, 3))
     unit = 2.0**exponent
-    scaled = density.affine(torch.zeros(3).double(), torch.full((3,), unit, dtype=torch.float64))
+    scaled = density.affine(
+        torch.zeros(3).double(), torch.full((3,), unit, dtype=torch.float64)
+    )
     actual = Evaluator(scaled, covariance_type).log_prob(unit * X)
     expected = Evaluator(density, covariance_type).log_prob(X) - 3 * np.log(unit)
     assert_close(actual, expected)
@@ -179,6 +184,46 @@ def test_zero_weight_takes_no_part(covariance_type):
     evaluator = Evaluator(density, covariance_type)
     assert_close(evaluator.log_prob(X), density.log_prob(double(X)))
     np.testing.assert_array_equal(evaluator.responsibilities(X)[:, 0], 0.0)
+
+
+# ----------------------------------------------------------------------------- torch
+
+
+@each_covariance_type
+@pytest.mark.parametrize("width", [3, _forms.NATURAL_WIDTH + 1])
+@pytest.mark.parametrize("needle", [False, True])
+def test_torch_gives_what_numpy_gives(covariance_type, width, needle, monkeypatch):
+    rng = np.random.default_rng(0)
+    scales = np.array([1e-9 if needle else 0.5, 1.0, 2.0])
+    covariances = {
+        "full": scales[:, None, None] * np.eye(width),
+        "tied": np.eye(width) * scales[0],
+        "diag": scales[:, None] * np.ones(width),
+        "spherical": scales,
+    }[covariance_type]
+    parameters = (np.full(3, 1 / 3), rng.normal(size=(3, width)), covariances)
+    density = MixtureParameters(*map(torch.from_numpy, parameters)).density(
+        covariance_type
+    )
+    X = rng.normal(size=(90, width))
+    weight = rng.uniform(size=90)
+    expected = (
+        expectation(X, density, covariance_type, weight),
+        Evaluator(density, covariance_type),
+    )
+    monkeypatch.setattr(_forms, "NUMPY_DEVICES", ())
+    actual = (
+        expectation(double(X), density, covariance_type, double(weight)),
+        Evaluator(density, covariance_type),
+    )
+    assert [type(form) for form in actual[1].forms] == [
+        type(form) for form in expected[1].forms
+    ]
+    for name in ("counts", "first", "second", "log_likelihood", "reference"):
+        assert_close(getattr(actual[0], name), getattr(expected[0], name))
+    for method in ("log_prob", "predict", "responsibilities"):
+        values = getattr(actual[1], method)(double(X))
+        assert_close(values, getattr(expected[1], method)(X))
 
 
 # ---------------------------------------------------------------------------- threads

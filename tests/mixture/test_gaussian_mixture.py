@@ -338,10 +338,13 @@ def test_same_answers_about_new_samples(fitted, X, covariance_type):
     np.testing.assert_array_equal(ours.predict(new), theirs.predict(new))
 
 
-def test_constructor_is_the_one_of_scikit_learn_with_a_device():
+def test_constructor_is_the_one_of_scikit_learn_and_more():
     theirs = inspect.signature(SKLEARN.__init__).parameters
     ours = dict(inspect.signature(GaussianMixture.__init__).parameters)
-    assert ours.pop("device").default is None
+    for name in ("device", "acceleration"):
+        parameter = ours.pop(name)
+        assert parameter.default is None
+        assert parameter.kind is parameter.KEYWORD_ONLY
     assert {name: p.default for name, p in ours.items()} == {
         name: p.default for name, p in theirs.items()
     }
