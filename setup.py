@@ -51,6 +51,7 @@ setup(
             "sphinx-gallery>=0.18",
             "matplotlib>=3.8",
             "mlxtend>=0.23",
+            "pandas>=2.2",
         ],
     },
     classifiers=[

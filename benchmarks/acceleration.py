@@ -56,7 +56,7 @@ def accelerated_bounds(X, covariance_type, parameters, tol):
         bounds.append(accelerator.bound)
         n_rejected += not accelerator.accepted
         small = len(bounds) > 1 and abs(bounds[-1] - bounds[-2]) < tol
-        if accelerator.accepted and small and accelerator.expected_gain < tol:
+        if small and accelerator.is_settled(tol):
             break
     return bounds, n_rejected
 

@@ -131,6 +131,21 @@ class Accelerator:
         self._plain = proposal is None
         return self.image if proposal is None else proposal
 
+    def is_settled(self, tol: float) -> bool:
+        """Whether EM, too, would gain less than `tol` from the best parameters.
+
+        Parameters
+        ----------
+        tol : float
+            Gain of the mean log-likelihood, in nats.
+
+        Returns
+        -------
+        is_settled : bool
+            True where a small gain of the last E step means convergence.
+        """
+        return self.accepted and self.expected_gain < tol
+
     def _accept(
         self, evaluation: "Evaluation", image: MixtureParameters, bound: float
     ) -> None:

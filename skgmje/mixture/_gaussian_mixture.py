@@ -65,10 +65,11 @@ class GaussianMixture(
     A drop-in for :class:`sklearn.mixture.GaussianMixture`: the same parameters,
     attributes, methods, errors and warnings, and from the same start the same fit; the
     :ref:`User Guide <mixture>` names the few deliberate differences. On
-    top of it come conditional and marginal distributions, construction from given
-    parameters, samples that are shuffled and seeded per call, a start that picks the
-    best of several short runs, and ``device=``. All sums are float64, whatever the
-    type of X.
+    top of it come conditional and marginal distributions, missing values and their
+    imputation, sample weights, data larger than memory or in several processes,
+    construction from given parameters, samples that are shuffled and seeded per call,
+    a better start, fewer iterations, and ``device=``. All sums are float64, whatever
+    the type of X.
 
     Parameters
     ----------
@@ -87,9 +88,9 @@ class GaussianMixture(
         The number of initialisations; the best result is kept.
     init_params : {'kmeans', 'k-means++', 'random', 'random_from_data', \
 'short_runs'}, default='kmeans'
-        The start. The first four are scikit-learn's; ``'short_runs'`` runs a few EM
-        iterations from one k-means, three k-means++ and three random starts on a
-        subsample and goes on from the one with the best likelihood on held-out rows.
+        The start. The first four are scikit-learn's; ``'short_runs'`` goes on from the
+        likeliest of a few short runs on a subset of the rows, after it has moved
+        components to where they are needed.
     weights_init : array-like of shape (n_components,), default=None
         Initial weights.
     means_init : array-like of shape (n_components, n_features), default=None

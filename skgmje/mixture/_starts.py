@@ -32,11 +32,11 @@ STARTS, KMEANS_ITERATIONS, START_STAGES = 4, 10, ((2, 2), (3, 1))
 ROUNDS, PATIENCE = 8, 2
 # Single moves tried in a round, and the same stages for them.
 MOVES, MOVE_STAGES = 4, ((2, 3), (4, 1))
-# Rows on which candidates are run: some for each free parameter, or a share of all,
-# within limits.
+# Rows on which candidates are run: some for each free parameter or a share of all,
+# within limits, but never fewer than there are parameters, if there are as many.
 ROWS_PER_PARAMETER, MIN_ROWS, MAX_ROWS = 10, 500, 5000
 ROWS_SHARE = 0.1
-# EM iterations, on more rows, after which the best goes to the estimator.
+# EM iterations, on twice the rows or more, after which the best goes to the estimator.
 LAST_ITERATIONS, LAST_ROWS = 10, 10_000
 
 
@@ -61,7 +61,8 @@ def best_of_short_runs(
     mixture : GaussianMixture
         Gives the form of the mixture.
     X : ndarray or tensor of shape (n_samples, n_features)
-        Samples without missing values; at most 10,000 rows are read.
+        Samples without missing values; at most 10,000 rows are read, or twice as many
+        as there are parameters.
     random_state : RandomState
         Source of the rows, of the starts and of the splits.
     sample_weight : array-like of shape (n_samples,), default=None
@@ -83,11 +84,11 @@ def best_of_short_runs(
     getting the highest likelihood in multivariate Gaussian mixture models* (2003).
     Ueda, Nakano, Ghahramani and Hinton, *SMEM algorithm for mixture models* (2000).
     """
-    chosen = random_state.permutation(X.shape[0])[:LAST_ROWS]
+    n_rows = n_rows_of_search(mixture, X.shape)
+    chosen = random_state.permutation(X.shape[0])[: max(LAST_ROWS, 2 * n_rows)]
     rows = X[chosen]
     rows = as_numpy(rows) if isinstance(rows, Tensor) else np.asarray(rows)
     weight = None if sample_weight is None else np.asarray(sample_weight)[chosen]
-    n_rows = min(n_rows_of_search(mixture, X.shape), len(rows))
     search = Search(mixture, rows[:n_rows], _first(weight, n_rows), random_state)
     best = search.start()
     failures = 0
@@ -119,7 +120,7 @@ def n_rows_of_search(mixture: Any, shape: tuple[int, ...]) -> int:
     }[mixture.covariance_type]
     n_parameters = n_covariances + mixture.n_components * (n_features + 1) - 1
     wanted = (MIN_ROWS, ROWS_PER_PARAMETER * n_parameters, int(ROWS_SHARE * n_samples))
-    return min(max(wanted), MAX_ROWS)
+    return min(max(min(max(wanted), MAX_ROWS), n_parameters), n_samples)
 
 
 class Search:

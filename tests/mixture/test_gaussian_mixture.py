@@ -554,11 +554,51 @@ def test_no_warning_without_iterations(X):
 # ----------------------------------------------------------- scikit-learn's ecosystem
 
 
+@each_covariance_type
+@pytest.mark.parametrize("warm_start", [False, True])
+def test_acceleration_finds_the_same_optimum_in_fewer_iterations(
+    covariance_type, warm_start
+):
+    X = make_clusters(2, n_samples=600)
+    plain, fast = (
+        GaussianMixture(
+            3,
+            covariance_type=covariance_type,
+            tol=1e-9,
+            max_iter=5000,
+            random_state=0,
+            warm_start=warm_start,
+            acceleration=acceleration,
+        ).fit(X)
+        for acceleration in (None, "quasi-newton")
+    )
+    assert plain.n_iter_ > 15
+    assert fast.n_iter_ < 0.75 * plain.n_iter_
+    assert fast.converged_
+    assert fast.lower_bound_ > plain.lower_bound_ - 1e-7
+    assert np.diff(fast.lower_bounds_).min() >= 0.0
+    np.testing.assert_allclose(fast.means_, plain.means_, rtol=1e-2, atol=1e-2)
+    if warm_start:
+        assert fast.fit(X).n_iter_ < 5
+
+
+def test_acceleration_that_runs_out_keeps_the_best(X):
+    mixture = GaussianMixture(
+        3, max_iter=4, tol=0.0, random_state=0, acceleration="quasi-newton"
+    )
+    quietly(mixture.fit, X)
+    assert mixture.n_iter_ == 4
+    assert mixture.score(X) >= mixture.lower_bound_
+
+
 @parametrize_with_checks(
     [
-        GaussianMixture(covariance_type=covariance_type, init_params=init_params)
-        for covariance_type in COVARIANCE_TYPES
-        for init_params in (*STARTS, "short_runs")
+        *(
+            GaussianMixture(covariance_type=covariance_type, init_params=init_params)
+            for covariance_type in COVARIANCE_TYPES
+            for init_params in (*STARTS, "short_runs")
+        ),
+        GaussianMixture(acceleration="quasi-newton"),
     ]
 )
 def test_estimator_checks(estimator, check):

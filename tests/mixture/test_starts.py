@@ -184,7 +184,7 @@ def test_the_component_of_two_clusters_gains_most(covariance_type):
     # A tied covariance stays as wide as it is, and the gain is smaller.
     assert splits.gains[0] > splits.gains[1] + 30
     halves = splits.pairs.means[0][:, 0].sort().values
-    assert_close(halves, double([0.0, 10.0]), tol=0.5)
+    assert_close(halves, double([0.0, 10.0]), tol=1.0)
     assert_close(splits.pairs.weights[0], double([0.5, 0.5]), tol=0.1)
 
 
@@ -202,7 +202,8 @@ def test_the_gain_is_what_the_halves_are_likelier(covariance_type):
             covariances = pairs.covariances[k]
         halves = MixtureParameters(pairs.weights[k], pairs.means[k], covariances)
         gain = halves.density(covariance_type).log_prob(double(X)) - wholes[:, k]
-        assert_close(gains[k], shares[:, k] @ gain, tol=1e-6)
+        # Rows of which a component has next to nothing are left out.
+        assert float(gains[k]) == pytest.approx(float(shares[:, k] @ gain), abs=0.01)
 
 
 @PROFILE
@@ -389,16 +390,15 @@ def test_at_most_ten_thousand_rows_are_read():
 
 
 def test_the_rows_of_the_search_grow_with_the_mixture():
-    few, more, most = (
-        n_rows_of_search(mixture_of(k, covariance_type), (20_000, d))
-        for k, covariance_type, d in (
-            (2, "spherical", 2),
-            (20, "full", 4),
-            (50, "full", 30),
-        )
-    )
-    assert few < more < most == 5000
-    assert n_rows_of_search(mixture_of(1), (10**6, 2)) == 5000
+    def n_rows(n_components, covariance_type, shape):
+        return n_rows_of_search(mixture_of(n_components, covariance_type), shape)
+
+    assert n_rows(2, "spherical", (1000, 2)) == 500
+    assert n_rows(20, "full", (20_000, 4)) == 10 * (20 * 15 - 1) == 2990
+    assert n_rows(20, "full", (10**6, 4)) == 5000
+    assert n_rows(20, "full", (200, 4)) == 200
+    # Never fewer rows than parameters: the candidates would all fit them.
+    assert n_rows(50, "full", (10**6, 30)) == 50 * 496 - 1
 
 
 @each_covariance_type
