@@ -31,7 +31,7 @@ ROWS = (
     *((shape, "tied", "float64") for shape in "BD"),
     ("B", "spherical", "float64"),
 )
-ITERATIONS = {"S": (5, 105), "A": (3, 33), "B": (2, 8), "C": (2, 5), "D": (2, 6)}
+ITERATIONS = {"S": (5, 105), "A": (3, 33), "B": (2, 14), "C": (2, 5), "D": (2, 6)}
 
 
 def make_data(n_samples, n_features, n_components, dtype):

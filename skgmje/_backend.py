@@ -1,6 +1,8 @@
 """Device, dtype and seeds: the one place that asks torch about the machine."""
 
+import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -82,12 +84,26 @@ def blocks(n_samples: int, numbers_per_sample: int) -> Iterator[slice]:
 
 
 class Workers:
-    """Threads for spans of samples, and memory that each of them keeps."""
+    """Threads for spans of samples, and memory that each of them works in.
+
+    Both are kept for the next call of the same thread: a new thread and new memory cost
+    more than a pass over a hundred thousand samples.
+    """
+
+    _kept = threading.local()
 
     def __init__(self, n_threads: int):
-        self.n_threads = n_threads
+        self.n_threads, self.process = n_threads, os.getpid()
         self.scratch: list[dict[str, Any]] = [{} for _ in range(n_threads)]
         self.pool = ThreadPoolExecutor(n_threads - 1) if n_threads > 1 else None
+
+    @classmethod
+    def of_this_thread(cls, n_threads: int) -> "Workers":
+        """Return the workers that were kept, or new ones after a fork or a change."""
+        kept = getattr(cls._kept, "workers", None)
+        if kept is None or (kept.n_threads, kept.process) != (n_threads, os.getpid()):
+            kept = cls._kept.workers = cls(n_threads)
+        return kept
 
 
 def map_spans(
@@ -123,7 +139,7 @@ def own_threads() -> Iterator[Workers]:
         yield workers
         return
     n_threads, interval = torch.get_num_threads(), sys.getswitchinterval()
-    workers = Workers(n_threads)
+    workers = Workers.of_this_thread(n_threads)
     token = _WORKERS.set(workers)
     try:
         with _threadpools().limit(limits=1, user_api="blas"):
@@ -131,8 +147,6 @@ def own_threads() -> Iterator[Workers]:
             sys.setswitchinterval(min(interval, SWITCH_INTERVAL))
             yield workers
     finally:
-        if workers.pool is not None:
-            workers.pool.shutdown()
         sys.setswitchinterval(interval)
         torch.set_num_threads(n_threads)
         _WORKERS.reset(token)

@@ -51,7 +51,7 @@ __all__ = [
 LOG_RESPONSIBILITY_FLOOR = -80.0
 # Threads wait for the interpreter between blocks; that costs more than to leave the
 # inner cache.
-LARGE_BLOCK = 4
+LARGE_BLOCK = 3
 WIDE = 32
 # Products of larger standardised coordinates could overflow.
 MAX_COORDINATE = 1e100

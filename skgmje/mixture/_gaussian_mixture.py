@@ -459,8 +459,9 @@ class GaussianMixture(
         """Store the parameters that EM starts from, the same in all processes."""
         X, weight = rows.X, rows.sample_weight
         if self.init_params == "short_runs":
-            start = best_of_short_runs(self, X, random_state, sample_weight=weight)
+            start = best_of_short_runs(self, X, random_state, weight)
             self._store(start, precisions=False)
+            self._initialize(X, None)
         elif weight is None:
             self._initialize_parameters(X, random_state, xp=np)
         else:

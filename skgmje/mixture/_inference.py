@@ -8,8 +8,13 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skgmje._backend import as_numpy, make_generator
 from skgmje._validation import check_sample_weight
-from skgmje.mixture import _missing
 from skgmje.mixture._em import Evaluator
+from skgmje.mixture._missing import (
+    component_log_prob_with_missing,
+    has_missing,
+    impute,
+    incomplete_rows,
+)
 
 
 class InferenceMixin:
@@ -182,12 +187,12 @@ class InferenceMixin:
         if n_draws is not None and n_draws < 1:
             raise ValueError(f"n_draws must be at least 1; got {n_draws}.")
         original, X = X, self._check_samples(X)
-        incomplete = _missing.incomplete_rows(X)
+        incomplete = incomplete_rows(X)
 
         def completed(generator=None):
             filled = X.astype(np.float64)
             if incomplete.any():
-                rows = _missing.impute(X[incomplete], self.density_, generator)
+                rows = impute(X[incomplete], self.density_, generator)
                 filled[incomplete] = as_numpy(rows)
             return self._wrap_rows(filled, original)
 
@@ -209,15 +214,13 @@ class InferenceMixin:
     def _answer(self, X, of_complete, of_log_joint):
         """Answer complete rows block by block, the others from what is observed."""
         evaluator = Evaluator(self.density_, self.covariance_type)
-        if not _missing.has_missing(X):
+        if not has_missing(X):
             return of_complete(evaluator, X)
-        incomplete = _missing.incomplete_rows(X)
+        incomplete = incomplete_rows(X)
         complete = of_complete(evaluator, X[~incomplete])
         answer = np.empty((len(X), *complete.shape[1:]), dtype=complete.dtype)
         answer[~incomplete] = complete
-        log_prob = _missing.component_log_prob_with_missing(
-            X[incomplete], self.density_
-        )
+        log_prob = component_log_prob_with_missing(X[incomplete], self.density_)
         log_joint = self.density_.log_weights + log_prob
         answer[incomplete] = as_numpy(of_log_joint(log_joint, -1))
         return answer

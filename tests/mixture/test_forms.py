@@ -1,6 +1,9 @@
 """The ways in which components are evaluated, and the threads that do it."""
 
+import os
 import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -278,6 +281,28 @@ def test_spans_cover_all_samples_once(two_threads):
     spans = _backend.map_spans(lambda span, scratch: span, 11, 11)
     assert len(spans) == 2
     assert np.concatenate([np.arange(11)[s] for s in spans]).tolist() == list(range(11))
+
+
+def test_workers_are_kept_by_their_thread_and_not_across_a_fork(two_threads):
+    X = np.random.default_rng(0).normal(size=(500, 3))
+    density = random_mixture(np.random.default_rng(0), "full")
+    expected = expectation(X, density, "full").log_likelihood
+    with _backend.own_threads() as first, _backend.own_threads() as inner:
+        assert inner is first
+    with _backend.own_threads() as second:
+        assert second is first
+    with ThreadPoolExecutor(1) as pool:
+        other = pool.submit(_backend.Workers.of_this_thread, 2).result()
+    assert other is not first
+    if not hasattr(os, "fork"):
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # threads and fork
+        child = os.fork()
+    if child == 0:  # a pool of the parent's would never answer
+        same = torch.equal(expectation(X, density, "full").log_likelihood, expected)
+        os._exit(0 if same else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
 def test_small_work_stays_on_the_caller_s_thread():
