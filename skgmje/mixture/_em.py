@@ -183,6 +183,7 @@ class Block:
 
     def empty(self, name: str, n_rows: int) -> Any:
         """Memory with a column for each sample, kept from block to block by name."""
+        name = f"{name} {self.xp.__name__} {self.evaluator.device}"
         shape, array = (n_rows, self.n_samples), self.memory.get(name)
         if array is None or array.shape != shape:
             if self.xp is np:

@@ -313,11 +313,13 @@ class GaussianMixture(
         density = self.density_
         batch = samples.statistics(density, self.covariance_type)
         running = statistics_of_density(density)
-        rate = (1.0 + self._n_samples_seen / batch.total) ** -STEPWISE_DECAY
+        # Known parameters are only a start.
+        n_seen = getattr(self, "_n_samples_seen", 0.0)
+        rate = (1.0 + n_seen / batch.total) ** -STEPWISE_DECAY
         # What reg_covar added before is part of the statistics.
         parameters = maximization(stepwise(running, batch, rate), rate * self.reg_covar)
         self._store(parameters)
-        self._n_samples_seen += batch.total
+        self._n_samples_seen = n_seen + batch.total
         self.lower_bound_ = batch.mean_log_likelihood
         self.lower_bounds_.append(self.lower_bound_)
         self.n_iter_ += 1
