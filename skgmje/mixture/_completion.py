@@ -19,6 +19,7 @@ from torch import Tensor
 
 from skgmje._backend import BLOCK_NUMBERS, as_tensor, blocks
 from skgmje.mixture._distribution import MultivariateNormalMixture
+from skgmje.mixture._forms import MAX_COORDINATE
 from skgmje.mixture._scale import TrilScale
 
 # Rows of so many numbers are grouped by pattern at a time: eight megabytes.
@@ -95,7 +96,7 @@ def _complete_independent(
         block = X[rows].T
         missing = block.isnan()
         deviation = torch.where(missing, 0.0, block - means)
-        whitened = deviation / stddev
+        whitened = (deviation / stddev).clamp_(-MAX_COORDINATE, MAX_COORDINATE)
         log_prob = -0.5 * whitened.square() - log_norm.where(~missing, 0.0)
         spread = missing.to(X.dtype).expand(len(stddev), -1, -1)
         halves = [(whitened, spread), (deviation, stddev * spread)][:n_halves]
@@ -120,12 +121,15 @@ def _complete_correlated(
     whitener = torch.linalg.solve_triangular(factor, identity, upper=False)
     halves = torch.stack([whitener, identity.expand_as(whitener)][:n_halves], dim=1)
     log_norm = density._scale.log_determinant(n_features).unsqueeze(-1)
+    limit = MAX_COORDINATE * density._scale.variance(n_features).sqrt()
+    limit = limit[:, :, None, None]
     X = X.T.contiguous()
     missing = X.isnan()
     width = n_halves * n_features
     for rows in _bundles(missing, width * len(factor), width * n_components):
         mask = missing[:, rows[0]]
         observed = X[:, rows] - means[:, :, None, None]
+        observed = torch.clamp(observed, -limit, limit)
         observed.masked_fill_(mask.unsqueeze(1), 0.0)
         columns = _missing_columns(mask)
         spread, deviation, log_determinant = _least_squares(halves, columns, observed)

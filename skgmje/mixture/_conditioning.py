@@ -16,6 +16,7 @@ from skgmje.mixture._frames import (
     row_index,
     select_columns,
 )
+from skgmje.mixture._samples import check_range
 
 
 class ConditioningMixin(FrameOutputMixin):
@@ -156,6 +157,7 @@ class ConditioningMixin(FrameOutputMixin):
         X_given = check_array(
             X_given, dtype=np.float64, ensure_min_features=0, input_name="X_given"
         )
+        check_range(X_given, "X_given")
         density = self.density_.condition(indices, as_tensor(X_given, self._device()))
         adapter = output_adapter(self)
         if adapter is None:

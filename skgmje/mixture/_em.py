@@ -6,26 +6,32 @@ cache, several blocks at a time. No array has a row for every sample and compone
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from functools import reduce
+from operator import add
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils import gen_batches
 from torch import Tensor
 
-from skgmje._backend import as_tensor, blocks, map_spans
+from skgmje._backend import as_numpy, as_tensor, blocks, map_spans
 from skgmje.mixture._distribution import MultivariateNormalMixture
 from skgmje.mixture._forms import (
+    LOG_ZERO_WEIGHT,
+    MAX_COORDINATE,
     Components,
+    DeviationForm,
     Groups,
     choose_forms,
     deviations_of_all,
 )
 from skgmje.mixture._statistics import (
-    COUNT_FLOOR,
     ILL_DEFINED_COVARIANCE,
     MixtureParameters,
     SufficientStatistics,
     covariances_of_density,
+    has_cancelled,
     maximization,
     scale_of_covariances,
     statistics_of_density,
@@ -40,6 +46,8 @@ __all__ = [
     "SufficientStatistics",
     "covariances_of_density",
     "expectation",
+    "expectation_about",
+    "has_cancelled",
     "maximization",
     "scale_of_covariances",
     "statistics_of_density",
@@ -49,12 +57,18 @@ __all__ = [
 
 # Smaller responsibilities would be denormal products that slow the processor down.
 LOG_RESPONSIBILITY_FLOOR = -80.0
+# Below this logarithm, however, a component has no share in a sample: squares of such
+# deviations times the floor would show.
+NO_SHARE = -1e24
 # Threads wait for the interpreter between blocks; that costs more than to leave the
 # inner cache.
 LARGE_BLOCK = 3
 WIDE = 32
-# Products of larger standardised coordinates could overflow.
-MAX_COORDINATE = 1e100
+# Rows whose responsibilities are in memory where moments are measured anew.
+CAREFUL_ROWS = 2**16
+# Standard deviations from zero to the samples beyond which their scatter about zero
+# says nothing of its size.
+FAR_ORIGIN = 1e4
 
 
 class Evaluator:
@@ -85,6 +99,11 @@ class Evaluator:
         # Forms write contiguous rows; this puts components back in their own order.
         order = [index for _, index in groups if index is not None]
         self.inverse = self.xp.concatenate(order).argsort() if order else None
+        self.is_careful = any(form is DeviationForm for form, _ in groups)
+        has_weight = components.log_weights > LOG_ZERO_WEIGHT
+        if order:
+            has_weight = has_weight[self.xp.concatenate(order)]
+        self.has_weight = has_weight[:, None]
         self.centre = components.centre[:, None]
         self.inverse_spread = 1.0 / components.spread[:, None]
 
@@ -235,9 +254,15 @@ class Block:
         xp, joint = self.xp, self.evaluate()
         top = xp.amax(joint, 0)
         xp.subtract(joint, top, out=joint)
+        negligible = None
         if floor is not None:
+            if self.evaluator.is_careful:
+                negligible = (joint < NO_SHARE) & self.evaluator.has_weight
             xp.clip(joint, floor, None, out=joint)
         xp.exp(joint, out=joint)
+        if negligible is not None:
+            # Squares of a far sample's deviations would outweigh even the smallest.
+            joint[negligible] = 0.0
         total = joint.sum(0)
         xp.divide(joint, total, out=joint)
         return top + xp.log(total)
@@ -295,6 +320,42 @@ def expectation(
     return _collect(X, evaluator, responsibilities, sample_weight)
 
 
+def expectation_about(
+    X: Any,
+    density: MultivariateNormalMixture,
+    covariance_type: str,
+    reference: Tensor,
+    sample_weight: Any = None,
+) -> SufficientStatistics:
+    """E step whose moments are measured from given points, without the likelihood.
+
+    Parameters
+    ----------
+    X, density, covariance_type, sample_weight
+        As for `expectation`.
+    reference : tensor of shape (K, D)
+        The points, near the means of the M step.
+
+    Returns
+    -------
+    statistics : SufficientStatistics
+        Statistics around the given points, of log-likelihood zero.
+    """
+    evaluator = Evaluator(density, covariance_type)
+    parts = []
+    for rows in gen_batches(X.shape[0], CAREFUL_ROWS):
+        resp = evaluator.responsibilities(X[rows])
+        if sample_weight is not None:
+            resp *= as_numpy(torch.as_tensor(sample_weight[rows]))[:, None]
+        parts.append(
+            _statistics_about(
+                X[rows], resp, as_numpy(reference), covariance_type, reference.device
+            )
+        )
+    total = X.shape[0] if sample_weight is None else sample_weight.sum()
+    return replace(reduce(add, parts), total=float(total))
+
+
 def statistics_of_responsibilities(
     X: Any,
     responsibilities: Any,
@@ -313,22 +374,31 @@ def statistics_of_responsibilities(
         # A start from single points. As scikit-learn does, the scatter of all samples
         # about the origin takes the place of the weighted one: a wide start.
         weights = np.reshape(weight, (-1, 1))
-        origin = np.zeros((1, X.shape[1]))
+        origin = _origin(X)
         scatter = _statistics_about(X, weights, origin, "tied", device).second
-        centres = statistics.counts.unsqueeze(-1) * statistics.reference
-        second = scatter - centres.T @ statistics.reference
+        centres = statistics.reference - torch.from_numpy(origin).to(device)
+        second = scatter - (statistics.counts.unsqueeze(-1) * centres).T @ centres
         statistics = replace(statistics, second=second)
     return statistics
 
 
+def _origin(X: Any) -> np.ndarray:
+    """Return zero or, in columns that are far from it beside their spread, the mean."""
+    mean = np.mean(X, axis=0, dtype=np.float64)
+    size = max(1, X.shape[0] // 2**16)
+    spread = np.std(X[::size], axis=0, dtype=np.float64)
+    return np.where(np.abs(mean) > FAR_ORIGIN * spread, mean, 0.0)[None]
+
+
 def _weighted_means(X: Any, responsibilities: Any) -> np.ndarray:
-    origin = np.mean(X, axis=0, dtype=np.float64)
+    # Sums alone: a common origin would cost samples near it all their digits beside a
+    # far one. The M step corrects the rounding of the means.
     first = sum(
-        np.asarray(responsibilities[rows], dtype=np.float64).T @ (X[rows] - origin)
+        np.asarray(responsibilities[rows], dtype=np.float64).T @ X[rows]
         for rows in blocks(X.shape[0], X.shape[1])
     )
     counts = np.asarray(responsibilities).sum(axis=0, dtype=np.float64)
-    return origin + first / (counts + COUNT_FLOOR)[:, None]
+    return first / np.maximum(counts, np.finfo(np.float64).tiny)[:, None]
 
 
 def _statistics_about(

@@ -26,6 +26,8 @@ from skgmje.mixture._scale import SphericalScale
 NATURAL_WIDTH = 64
 # Rows of a triangular factor that share one product; its zeros beyond are left out.
 TRIANGLE_ROWS = 16
+# Products of larger standardised coordinates could overflow.
+MAX_COORDINATE = 1e100
 # Squares of larger numbers overflow.
 MAX_WHITENED = 1e150
 LOG_ZERO_WEIGHT = -1e300

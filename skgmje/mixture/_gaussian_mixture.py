@@ -24,6 +24,7 @@ from skgmje.mixture._acceleration import Accelerator
 from skgmje.mixture._conditioning import ConditioningMixin
 from skgmje.mixture._em import (
     MixtureParameters,
+    has_cancelled,
     maximization,
     statistics_of_density,
     statistics_of_responsibilities,
@@ -36,6 +37,7 @@ from skgmje.mixture._initialization import (
 )
 from skgmje.mixture._samples import (
     Rows,
+    check_range,
     is_chunks,
     read_chunks,
     samples_in_chunks,
@@ -366,9 +368,12 @@ class GaussianMixture(
             ensure_all_finite="allow-nan",
             ensure_min_samples=ensure_min_samples,
         )
+        check_range(X, "X")
         if sample_weight is None:
             return Rows(X)
         sample_weight = check_sample_weight(sample_weight, X)
+        if sample_weight.max() > np.finfo(np.float64).max / len(sample_weight):
+            raise ValueError("The sum of sample_weight overflows; scale the weights.")
         used = sample_weight > 0
         return Rows(X, sample_weight) if used.all() else Rows(X, sample_weight)[used]
 
@@ -427,6 +432,8 @@ class GaussianMixture(
             try:
                 statistics = samples.statistics(density, self.covariance_type)
                 step = maximization(statistics, self.reg_covar)
+                if has_cancelled(statistics, step):
+                    step = self._careful_step(samples, density, step.means)
                 bound, settled = statistics.mean_log_likelihood, True
                 if accelerator is None:
                     parameters = image = step
@@ -454,6 +461,11 @@ class GaussianMixture(
             self._print_verbose_msg_init_end(bounds[-1], converged)
         bound = bounds[-1] if bounds else -np.inf
         return Run(image, bound, bounds, converged)
+
+    def _careful_step(self, samples, density, means):
+        """Repeat an EM step, with moments measured from the means that it led to."""
+        statistics = samples.statistics_about(density, self.covariance_type, means)
+        return maximization(statistics, self.reg_covar)
 
     # ------------------------------------------------------------------------ start
 
@@ -486,12 +498,16 @@ class GaussianMixture(
             self.weights_ = np.asarray(self.weights_init, dtype=np.float64)
         if self.means_init is not None:
             self.means_ = np.asarray(self.means_init, dtype=np.float64)
+            check_range(self.means_, "means_init")
         if self.precisions_init is not None:
             precisions = np.asarray(self.precisions_init, dtype=np.float64)
-            if self.covariance_type in ("full", "tied"):
-                self.covariances_ = np.linalg.inv(precisions)
-            else:
-                self.covariances_ = 1.0 / precisions
+            with np.errstate(over="ignore"):
+                if self.covariance_type in ("full", "tied"):
+                    self.covariances_ = np.linalg.inv(precisions)
+                else:
+                    self.covariances_ = 1.0 / precisions
+            if not np.isfinite(self.covariances_).all():
+                raise ValueError("precisions_init has no finite inverse.")
 
     # ------------------------------------------------------------------ parameters
 

@@ -12,6 +12,8 @@ from skgmje.mixture._samples import Rows, Samples
 
 # Rows that a start is made from where the samples are not all in memory.
 START_ROWS = 50_000
+# Squares of float32 numbers beyond, and of those below its inverse, lose all digits.
+FLOAT32_RANGE = 1e15
 
 
 def rows_to_start_from(
@@ -43,7 +45,18 @@ def rows_to_start_from(
     if has_missing(rows.X):
         filled = fill_for_start(rows.X, rows.sample_weight, random_state)
         rows = Rows(filled, rows.sample_weight)
-    return rows
+    return in_range_of_squares(rows)
+
+
+def in_range_of_squares(rows: Rows) -> Rows:
+    """Return rows as float64 where k-means could not square them in float32."""
+    X = rows.X
+    if X.dtype != np.float32:
+        return rows
+    largest = max(float(X.max()), -float(X.min()))
+    if largest == 0.0 or 1.0 / FLOAT32_RANGE < largest < FLOAT32_RANGE:
+        return rows
+    return Rows(X.astype(np.float64), rows.sample_weight)
 
 
 def _reservoir(samples: Samples, random_state: np.random.RandomState) -> Rows:

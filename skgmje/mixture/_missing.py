@@ -9,7 +9,7 @@ from torch import Tensor
 from skgmje._backend import as_numpy, blocks, make_generator
 from skgmje.mixture._completion import CompletedBlock, completed_blocks, on_device
 from skgmje.mixture._distribution import MultivariateNormalMixture
-from skgmje.mixture._em import LOG_RESPONSIBILITY_FLOOR
+from skgmje.mixture._em import LOG_RESPONSIBILITY_FLOOR, NO_SHARE
 from skgmje.mixture._scale import TrilScale
 from skgmje.mixture._statistics import (
     MixtureParameters,
@@ -120,12 +120,15 @@ def expectation_with_missing(
         weights = means.new_ones(()).expand(X.shape[0])
     else:
         weights = on_device(sample_weight, means.device)
+    has_weight = density._log_weights.isfinite()[:, None, None]
     for block in completed_blocks(X, density):
         log_joint = density._log_weights[:, None, None] + block.log_prob
         log_prob = log_joint.logsumexp(0)
-        log_responsibility = (log_joint - log_prob).clamp_(min=LOG_RESPONSIBILITY_FLOOR)
+        log_responsibility = log_joint - log_prob
+        negligible = (log_responsibility < NO_SHARE) & has_weight
+        log_responsibility.clamp_(min=LOG_RESPONSIBILITY_FLOOR)
         weight = weights[block.rows]
-        resp = log_responsibility.exp_() * weight
+        resp = log_responsibility.exp_().masked_fill_(negligible, 0.0) * weight
         counts += resp.sum((1, 2))
         log_likelihood += (log_prob * weight).sum()
         deviation, spread = block.deviation[:, 0], block.spread[:, 0]

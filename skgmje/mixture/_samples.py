@@ -12,7 +12,7 @@ from sklearn.utils import gen_batches
 
 from skgmje._backend import all_reduce, as_tensor
 from skgmje.mixture._distribution import MultivariateNormalMixture
-from skgmje.mixture._em import expectation
+from skgmje.mixture._em import expectation, expectation_about
 from skgmje.mixture._missing import (
     expectation_with_missing,
     has_missing,
@@ -22,6 +22,8 @@ from skgmje.mixture._statistics import SufficientStatistics
 
 # Rows of a file with missing values that are in memory at a time.
 CHUNK_ROWS = 2**16
+# Sums of squares of larger values overflow.
+MAX_VALUE = 1e151
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,17 @@ class Rows:
         """E step over complete rows."""
         weight = () if self.sample_weight is None else (self.sample_weight,)
         return expectation(self.X, density, covariance_type, *weight)
+
+    def statistics_about(
+        self,
+        density: MultivariateNormalMixture,
+        covariance_type: str,
+        reference: torch.Tensor,
+    ) -> SufficientStatistics:
+        """E step, with moments from given points and without the likelihood."""
+        return expectation_about(
+            self.X, density, covariance_type, reference, self.sample_weight
+        )
 
     def chunks(self) -> Iterator["Rows"]:
         """Yield the rows in pieces."""
@@ -65,6 +78,15 @@ class IncompleteRows(Rows):
             self.X, density, covariance_type, self.sample_weight
         )
 
+    def statistics_about(
+        self,
+        density: MultivariateNormalMixture,
+        covariance_type: str,
+        reference: torch.Tensor,
+    ) -> SufficientStatistics:
+        """Move what was measured from means that the completed values are near."""
+        return self.statistics(density, covariance_type).around(reference)
+
 
 class Samples:
     """All samples of a fit, in pieces that can be visited once for each E step.
@@ -84,6 +106,33 @@ class Samples:
         """E step over all samples, of all processes of a group."""
         parts = (rows.statistics(density, covariance_type) for rows in self.pieces())
         return all_reduce_statistics(reduce(add, parts))
+
+    def statistics_about(
+        self,
+        density: MultivariateNormalMixture,
+        covariance_type: str,
+        reference: torch.Tensor,
+    ) -> SufficientStatistics:
+        """E step over all samples, without the likelihood, about given points."""
+        parts = (
+            rows.statistics_about(density, covariance_type, reference)
+            for rows in self.pieces()
+        )
+        return all_reduce_statistics(reduce(add, parts))
+
+
+def check_range(X: np.ndarray, name: str) -> None:
+    """Raise ValueError if squares of the values overflow; NaN is no value."""
+    # Comparisons with NaN are silent in these reductions.
+    largest = max(
+        float(np.fmax.reduce(X, axis=None, initial=0.0)),
+        -float(np.fmin.reduce(X, axis=None, initial=0.0)),
+    )
+    if largest > MAX_VALUE:
+        raise ValueError(
+            f"{name} holds values up to {largest:.1e} in size, whose squares overflow; "
+            "scale the input data."
+        )
 
 
 def samples_in_memory(rows: Rows) -> Samples:

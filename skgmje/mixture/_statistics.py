@@ -13,8 +13,16 @@ from skgmje.exceptions import IllDefinedCovarianceError
 from skgmje.mixture._distribution import MultivariateNormalMixture
 from skgmje.mixture._scale import DiagonalScale, Scale, SphericalScale, TrilScale
 
-# Keeps the share of an empty component from dividing by zero.
+# Keeps the share of an empty component from dividing by zero; of the sum of weights,
+# where that is less than one.
 COUNT_FLOOR = 10 * torch.finfo(torch.float64).eps
+# Squared standard deviations from a reference point to a mean, beyond which moments
+# about the mean are differences of much larger numbers.
+MAX_SHIFT = 1e9
+# The same along the columns, up to which no factor needs to be looked at.
+NEAR_SHIFT = 1e3
+# Smaller variances have no finite inverse.
+MIN_VARIANCE = torch.finfo(torch.float64).tiny
 ILL_DEFINED_COVARIANCE = (
     "Fitting the mixture model failed because some components have ill-defined "
     "empirical covariance (for instance caused by singleton or collapsed samples). Try "
@@ -116,10 +124,16 @@ def scale_of_covariances(covariances: Tensor, covariance_type: str) -> Scale:
     if covariance_type in ("full", "tied"):
         matrices = covariances if covariances.dim() == 3 else covariances.unsqueeze(0)
         factor, info = torch.linalg.cholesky_ex(matrices)
-        if bool(info.any()) or not bool(torch.isfinite(factor).all()):
+        pivots = factor.diagonal(dim1=-2, dim2=-1).square()
+        if (
+            bool(info.any())
+            or not bool(torch.isfinite(factor).all())
+            or not bool((pivots >= MIN_VARIANCE).all())
+        ):
             raise IllDefinedCovarianceError(ILL_DEFINED_COVARIANCE)
         return TrilScale(factor)
-    if not bool((covariances > 0).all()) or not bool(torch.isfinite(covariances).all()):
+    large_enough = bool((covariances >= MIN_VARIANCE).all())
+    if not large_enough or not bool(torch.isfinite(covariances).all()):
         raise IllDefinedCovarianceError(ILL_DEFINED_COVARIANCE)
     factor = covariances.sqrt()
     return (
@@ -141,7 +155,8 @@ def maximization(
 ) -> MixtureParameters:
     """M step: weights, means and covariances in scikit-learn's layout."""
     covariance_type = statistics.covariance_type
-    counts = statistics.counts + COUNT_FLOOR
+    floor = COUNT_FLOOR * statistics.counts.sum().clamp(max=1.0)
+    counts = statistics.counts + floor
     shift = statistics.first / counts.unsqueeze(-1)
     means = statistics.reference + shift
     centred = statistics.around(means).second
@@ -154,6 +169,25 @@ def maximization(
         if covariance_type == "spherical":
             covariances = covariances.mean(-1)
     return MixtureParameters(counts / counts.sum(), means, covariances)
+
+
+def has_cancelled(
+    statistics: SufficientStatistics, parameters: MixtureParameters
+) -> bool:
+    """Say whether an M step lost its digits between far reference points and means."""
+    shift = parameters.means - statistics.reference
+    variance = parameters.covariances
+    if statistics.covariance_type in ("full", "tied"):
+        variance = variance.diagonal(dim1=-2, dim2=-1)
+    elif statistics.covariance_type == "spherical":
+        variance = variance.unsqueeze(-1)
+    if bool((shift.square() <= NEAR_SHIFT * variance).all()):
+        return False
+    try:
+        scale = scale_of_covariances(parameters.covariances, statistics.covariance_type)
+    except IllDefinedCovarianceError:
+        return bool((shift != 0).any())
+    return bool((scale.whiten(shift).square().sum(-1) > MAX_SHIFT).any())
 
 
 def _regularise(covariances: Tensor, reg_covar: float | Tensor) -> Tensor:

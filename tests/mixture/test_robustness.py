@@ -578,7 +578,7 @@ def test_fit_is_no_worse_than_that_of_scikit_learn(name, covariance_type):
 @pytest.mark.parametrize(
     ("name", "how", "covariance_types"),
     [
-        (name, how, covariance_types.split())
+        pytest.param(name, how, covariance_types.split(), id=f"{name}, {how}")
         for name, failures in SKLEARN_FAILURES.items()
         for how, covariance_types in failures.items()
     ],
