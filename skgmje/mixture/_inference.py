@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from skgmje._backend import as_numpy, make_generator
+from skgmje._backend import as_numpy, make_generator, own_threads
 from skgmje._validation import check_sample_weight
 from skgmje.mixture._em import Evaluator
 from skgmje.mixture._missing import (
@@ -213,6 +213,11 @@ class InferenceMixin:
 
     def _answer(self, X, of_complete, of_log_joint):
         """Answer complete rows block by block, the others from what is observed."""
+        # All of it: torch's own threads would go on spinning beside ours.
+        with own_threads():
+            return self._answer_by_rows(X, of_complete, of_log_joint)
+
+    def _answer_by_rows(self, X, of_complete, of_log_joint):
         evaluator = Evaluator(self.density_, self.covariance_type)
         if not has_missing(X):
             return of_complete(evaluator, X)

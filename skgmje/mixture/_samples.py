@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from sklearn.utils import gen_batches
 
-from skgmje._backend import all_reduce, as_tensor
+from skgmje._backend import all_reduce, as_tensor, is_distributed
 from skgmje.mixture._distribution import MultivariateNormalMixture
 from skgmje.mixture._em import expectation, expectation_about
 from skgmje.mixture._missing import (
@@ -167,6 +167,8 @@ def split(rows: Rows) -> Iterator[Rows]:
 
 def all_reduce_statistics(statistics: SufficientStatistics) -> SufficientStatistics:
     """Sum statistics about the same reference over the processes of a group."""
+    if not is_distributed():
+        return statistics
     sums = (
         statistics.counts,
         statistics.first,

@@ -124,12 +124,10 @@ def scale_of_covariances(covariances: Tensor, covariance_type: str) -> Scale:
     if covariance_type in ("full", "tied"):
         matrices = covariances if covariances.dim() == 3 else covariances.unsqueeze(0)
         factor, info = torch.linalg.cholesky_ex(matrices)
+        # What is not finite anywhere in a row is so in its pivot.
         pivots = factor.diagonal(dim1=-2, dim2=-1).square()
-        if (
-            bool(info.any())
-            or not bool(torch.isfinite(factor).all())
-            or not bool((pivots >= MIN_VARIANCE).all())
-        ):
+        sound = (pivots >= MIN_VARIANCE) & (pivots < torch.inf)
+        if bool(info.any()) or not bool(sound.all()):
             raise IllDefinedCovarianceError(ILL_DEFINED_COVARIANCE)
         return TrilScale(factor)
     large_enough = bool((covariances >= MIN_VARIANCE).all())
