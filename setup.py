@@ -29,6 +29,7 @@ setup(
         "torch>=2.4",
         "joblib>=1.4",
         "safetensors>=0.4.3",
+        "threadpoolctl>=3.5",
     ],
     extras_require={
         "plot": ["matplotlib>=3.8"],
