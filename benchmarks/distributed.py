@@ -66,11 +66,7 @@ def with_ray(n_processes):
     TorchTrainer(
         fit_shard,
         torch_config=TorchConfig(backend="gloo"),
-        scaling_config=ScalingConfig(
-            num_workers=n_processes,
-            trainer_resources={"CPU": 0},
-            resources_per_worker={"CPU": 1},
-        ),
+        scaling_config=ScalingConfig(num_workers=n_processes),
     ).fit()
 
 
