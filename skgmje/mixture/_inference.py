@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from skgmje._backend import as_numpy, make_generator, own_threads
 from skgmje._validation import check_sample_weight
-from skgmje.mixture._em import Evaluator
+from skgmje.mixture._evaluation import Evaluator
 from skgmje.mixture._missing import (
     component_log_prob_with_missing,
     has_missing,

@@ -9,7 +9,7 @@ from torch import Tensor
 from skgmje._backend import as_numpy, blocks, make_generator
 from skgmje.mixture._completion import CompletedBlock, completed_blocks, on_device
 from skgmje.mixture._distribution import MultivariateNormalMixture
-from skgmje.mixture._em import LOG_RESPONSIBILITY_FLOOR, NO_SHARE
+from skgmje.mixture._evaluation import LOG_RESPONSIBILITY_FLOOR, NO_SHARE
 from skgmje.mixture._scale import TrilScale
 from skgmje.mixture._statistics import (
     MixtureParameters,

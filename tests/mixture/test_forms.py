@@ -22,7 +22,8 @@ from threadpoolctl import threadpool_info
 
 from skgmje import _backend
 from skgmje.mixture import _em, _forms
-from skgmje.mixture._em import Evaluator, MixtureParameters, expectation
+from skgmje.mixture._em import MixtureParameters, expectation
+from skgmje.mixture._evaluation import Evaluator
 from skgmje.mixture._forms import (
     Components,
     DeviationForm,

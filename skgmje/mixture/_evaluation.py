@@ -1,0 +1,248 @@
+"""A mixture evaluated on blocks of samples, several blocks at a time.
+
+No array has a row for every sample and component: blocks fit the cache, and each thread
+works through its span of the samples in memory of its own.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skgmje._backend import as_tensor, blocks, map_spans
+from skgmje.mixture._distribution import MultivariateNormalMixture
+from skgmje.mixture._forms import (
+    LOG_ZERO_WEIGHT,
+    MAX_COORDINATE,
+    Components,
+    DeviationForm,
+    Groups,
+    choose_forms,
+)
+
+# Smaller responsibilities would be denormal products that slow the processor down.
+LOG_RESPONSIBILITY_FLOOR = -80.0
+# Below this logarithm, however, a component has no share in a sample: squares of such
+# deviations times the floor would show.
+NO_SHARE = -1e24
+# Threads wait for the interpreter between blocks; that costs more than to leave the
+# inner cache.
+LARGE_BLOCK = 3
+WIDE = 32
+
+
+class Evaluator:
+    """A mixture made ready to be evaluated on many samples.
+
+    Parameters
+    ----------
+    density : MultivariateNormalMixture
+        Float64 mixture without batch dimensions.
+    covariance_type : {"full", "tied", "diag", "spherical"}
+        Which second moments its statistics keep.
+    forms : callable, default=choose_forms
+        Splits the components by how they are evaluated.
+    """
+
+    def __init__(
+        self,
+        density: MultivariateNormalMixture,
+        covariance_type: str,
+        forms: Callable[[Components], Groups] = choose_forms,
+    ):
+        components = Components.of(density, covariance_type)
+        self.covariance_type = covariance_type
+        self.xp, self.device = components.xp, density._means.device
+        self.n_components, self.n_features = components.means.shape
+        groups = forms(components)
+        self.forms = [form(components.take(index)) for form, index in groups]
+        # Forms write contiguous rows; this puts components back in their own order.
+        order = [index for _, index in groups if index is not None]
+        self.inverse = self.xp.concatenate(order).argsort() if order else None
+        self.is_careful = any(form is DeviationForm for form, _ in groups)
+        has_weight = components.log_weights > LOG_ZERO_WEIGHT
+        if order:
+            has_weight = has_weight[self.xp.concatenate(order)]
+        self.has_weight = has_weight[:, None]
+        self.centre = components.centre[:, None]
+        self.inverse_spread = 1.0 / components.spread[:, None]
+
+    @property
+    def numbers_per_sample(self) -> int:
+        """Working set of a sample, for blocks of `LARGE_BLOCK` times the usual size."""
+        width = 1 + self.n_features + 2 * self.n_components
+        own = sum(form.n_products + form.n_scratch for form in self.forms)
+        return (width + own) // LARGE_BLOCK
+
+    def map(
+        self, function: Callable[[slice, dict[str, Any]], Any], n_samples: int
+    ) -> list[Any]:
+        """Apply a function to spans of samples, each on its own thread."""
+        work = n_samples * self.n_components * self.n_features
+        return map_spans(function, n_samples, 1 if self.xp is torch else work)
+
+    def blocks(self, X: Any, span: slice, scratch: dict[str, Any]) -> Iterator["Block"]:
+        """Read the samples of a span, block by block, into the same memory."""
+        if self.xp is np and isinstance(X, Tensor):
+            X = X.detach().numpy()
+        block = None
+        for rows in blocks(span.stop - span.start, self.numbers_per_sample):
+            rows = slice(rows.start + span.start, rows.stop + span.start)
+            n_samples = rows.stop - rows.start
+            if block is None or block.n_samples != n_samples:
+                block = Block(self, n_samples, scratch)
+            block.read(X, rows)
+            yield block
+
+    def array(self, values: Any) -> Any:
+        """Bring float64 numbers to where they are computed with."""
+        if self.xp is np:
+            return np.array(values, dtype=np.float64)
+        if isinstance(values, Tensor):
+            return values.to(self.device, torch.float64)
+        return as_tensor(values, self.device)
+
+    def in_order(self, by_component: Any) -> Any:
+        """Put rows of components back in the order of the mixture."""
+        if self.inverse is None:
+            return by_component
+        return by_component[self.inverse]
+
+    def fill(self, X: Any, out: Any, function: Callable[["Block"], Any]) -> Any:
+        """Write ``function(block)``, of shape (..., n_samples), to rows of `out`."""
+
+        def write(span: slice, scratch: dict[str, Any]) -> None:
+            for block in self.blocks(X, span, scratch):
+                values = function(block)
+                out[block.rows] = torch.as_tensor(values).cpu().numpy().T
+
+        self.map(write, X.shape[0])
+        return out
+
+    def log_prob(self, X: Any) -> np.ndarray:
+        """Log-densities in nats, of shape (n_samples,)."""
+        return self.fill(
+            X,
+            np.empty(X.shape[0]),
+            lambda block: block.posterior(LOG_RESPONSIBILITY_FLOOR),
+        )
+
+    def predict(self, X: Any) -> np.ndarray:
+        """Likeliest component of each sample, of shape (n_samples,)."""
+        labels = np.empty(X.shape[0], dtype=np.int64)
+        return self.fill(
+            X, labels, lambda block: self.in_order(block.evaluate()).argmax(0)
+        )
+
+    def responsibilities(self, X: Any) -> np.ndarray:
+        """Posterior probabilities of the components, (n_samples, n_components)."""
+
+        def posterior(block: Block) -> Any:
+            block.posterior()
+            return self.in_order(block.log_joint)
+
+        return self.fill(X, np.empty((X.shape[0], self.n_components)), posterior)
+
+
+class Block:
+    """Memory for one block of samples, and what is computed in it."""
+
+    def __init__(self, evaluator: Evaluator, n_samples: int, memory: dict[str, Any]):
+        self.evaluator, self.n_samples, self.memory = evaluator, n_samples, memory
+        self.xp, self.rows = evaluator.xp, slice(0)
+        width = 1 + evaluator.n_features
+        n_products = max(form.n_products for form in evaluator.forms)
+        self.z = self.empty("z", width + n_products)
+        self.z[0] = 1.0
+        self.x = self.z[1:width]
+        self.log_joint = self.empty("log_joint", evaluator.n_components)
+        self.scratch = [
+            self.empty(type(form).__name__, form.n_scratch) for form in evaluator.forms
+        ]
+
+    def empty(self, name: str, n_rows: int) -> Any:
+        """Memory with a column for each sample, kept from block to block by name."""
+        name = f"{name} {self.xp.__name__} {self.evaluator.device}"
+        shape, array = (n_rows, self.n_samples), self.memory.get(name)
+        if array is None or array.shape != shape:
+            if self.xp is np:
+                array = np.empty(shape)
+            else:
+                device = self.evaluator.device
+                array = torch.empty(shape, dtype=torch.float64, device=device)
+            self.memory[name] = array
+        return array
+
+    def parts(self, by_component: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
+        """Forms with their coordinates, scratch memory and rows of an array."""
+        start = 0
+        width = 1 + self.evaluator.n_features
+        for form, scratch in zip(self.evaluator.forms, self.scratch, strict=True):
+            rows = by_component[start : start + form.n_components]
+            yield form, self.z[: width + form.n_products], scratch, rows
+            start += form.n_components
+
+    def read(self, X: Any, rows: slice) -> None:
+        """Take in samples."""
+        self.rows = rows
+        samples = X[rows]
+        if self.xp is torch and not isinstance(samples, Tensor):
+            samples = as_tensor(samples, self.evaluator.device)
+        raw = samples.T
+        columns = raw
+        if _is_wide(samples):
+            # NumPy would jump from row to row; torch transposes tile by tile.
+            torch.from_numpy(self.x).copy_(torch.from_numpy(samples).T)
+            columns = self.x
+        with np.errstate(over="ignore"):
+            self.xp.subtract(columns, self.evaluator.centre, out=self.x)
+            self.xp.multiply(self.x, self.evaluator.inverse_spread, out=self.x)
+            flat = self.x.reshape(-1)
+            if not flat @ flat < MAX_COORDINATE:
+                self.xp.clip(self.x, -MAX_COORDINATE, MAX_COORDINATE, out=self.x)
+        for form, z, scratch, _ in self.parts(self.log_joint):
+            form.prepare(z, raw, scratch)
+
+    def evaluate(self) -> Any:
+        """Return log weight plus log-density of all components."""
+        for form, z, scratch, out in self.parts(self.log_joint):
+            form.log_joint(z, scratch, out)
+        return self.log_joint
+
+    def posterior(self, floor: float | None = None) -> Any:
+        """Turn `log_joint` into responsibilities; return log-densities."""
+        xp, joint = self.xp, self.evaluate()
+        top = xp.amax(joint, 0)
+        xp.subtract(joint, top, out=joint)
+        negligible = None
+        if floor is not None:
+            if self.evaluator.is_careful:
+                negligible = (joint < NO_SHARE) & self.evaluator.has_weight
+            xp.clip(joint, floor, None, out=joint)
+        xp.exp(joint, out=joint)
+        if negligible is not None:
+            # Squares of a far sample's deviations would outweigh even the smallest.
+            joint[negligible] = 0.0
+        total = joint.sum(0)
+        xp.divide(joint, total, out=joint)
+        return top + xp.log(total)
+
+    def sums(self, resp: Any) -> list[Any]:
+        """Sum what the M step needs of this block, form after form."""
+        return [
+            total
+            for form, z, scratch, rows in self.parts(resp)
+            for total in form.sums(z, scratch, rows)
+        ]
+
+
+def _is_wide(samples: Any) -> bool:
+    return (
+        isinstance(samples, np.ndarray)
+        and samples.shape[1] >= WIDE
+        and samples.dtype == np.float64
+        and samples.flags.writeable
+        and samples.flags.c_contiguous
+    )
