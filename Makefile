@@ -41,7 +41,7 @@ benchmark: $(READY)  ## print the tables that compare the mixture with its peers
 	$(PIP) -c $(CONSTRAINTS) -r requirements/benchmarks.txt
 	for table in em conditioning missing starts acceleration streaming; do \
 	    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE \
-	        $(BIN)/python benchmarks/$$table.py || exit 1; done
+	        $(BIN)/python benchmarks/mixture/$$table.py || exit 1; done
 
 $(READY): setup.py $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)

@@ -3,9 +3,9 @@
 Each process makes its own shard. Start it with any launcher that initialises
 torch.distributed's environment:
 
-    torchrun --standalone --nproc-per-node=2 benchmarks/distributed.py
-    python benchmarks/distributed.py --ray 2
-    spark-submit benchmarks/distributed.py --spark 2
+    torchrun --standalone --nproc-per-node=2 benchmarks/mixture/distributed.py
+    python benchmarks/mixture/distributed.py --ray 2
+    spark-submit benchmarks/mixture/distributed.py --spark 2
 """
 
 import argparse

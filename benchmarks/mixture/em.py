@@ -3,7 +3,7 @@
 Prints milliseconds an iteration, the ratio, and the share of the machine's matrix
 product peak in classical operations, 4 n K d^2 an iteration for full covariances.
 
-    python benchmarks/em.py [--repeats 5] [--rows A,B]
+    python benchmarks/mixture/em.py [--repeats 5] [--rows A,B]
 """
 
 import argparse

@@ -3,7 +3,7 @@
 Writes 10 million x 16 float32 numbers (640 MB) to a temporary file, maps it, and prints
 the time of an EM iteration and the memory that the fit needs beyond the mapped file.
 
-    python benchmarks/streaming.py [--rows 10000000]
+    python benchmarks/mixture/streaming.py [--rows 10000000]
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """One EM iteration with missing values, beside tgmm, on one thread.
 
-    OMP_NUM_THREADS=1 python benchmarks/missing.py
+    OMP_NUM_THREADS=1 python benchmarks/mixture/missing.py
 
 Values are missing completely at random, so that nearly every row has a pattern of its
 own in the first problem, and a pattern some 25 rows in the second. The peer's

@@ -1,6 +1,6 @@
 """Conditioning many rows at once, beside tgmm, cgmm and gmr.
 
-    python benchmarks/conditioning.py
+    python benchmarks/mixture/conditioning.py
 
 Half of 16 features are given for 10,000 rows of a mixture of 16 components; timed is
 everything from the rows to the mean, to the log-density of the rest, or to one draw.
