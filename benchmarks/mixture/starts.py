@@ -1,7 +1,8 @@
 """Fits from "short_runs" against ten restarts, on twenty hard data sets.
 
-Run ``python benchmarks/mixture/starts.py``. For each data set are printed, as means over
-seeds:
+    python benchmarks/mixture/starts.py
+
+For each data set are printed, as means over seeds:
 the final mean log-likelihood from "short_runs" minus that of the best of ten k-means
 starts, and minus that of the best of forty starts (ten of each kind of scikit-learn's),
 in nats a sample; then its cost as a share of that of the ten k-means starts, counted in
