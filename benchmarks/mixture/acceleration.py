@@ -2,10 +2,11 @@
 
     python benchmarks/mixture/acceleration.py
 
-Both start from one k-means start. Plain EM stops where a step gains less than ``tol``. Printed are the E steps that the
-accelerated run needs to reach the likelihood at which plain EM stopped, as a share of
-plain EM's, then its E steps up to its own stop and what it ends with beyond plain EM,
-in nats a sample. "-" means that it never got there: it went to another maximum.
+Both start from one k-means start. Plain EM stops where a step gains less than ``tol``.
+Printed are the E steps that the accelerated run needs to reach the likelihood at which
+plain EM stopped, as a share of plain EM's, then its E steps up to its own stop and what
+it ends with beyond plain EM, in nats a sample. "-" means that it never got there: it
+went to another maximum.
 """
 
 import argparse

@@ -2,11 +2,11 @@
 
     python benchmarks/mixture/starts.py
 
-For each data set are printed, as means over seeds:
-the final mean log-likelihood from "short_runs" minus that of the best of ten k-means
-starts, and minus that of the best of forty starts (ten of each kind of scikit-learn's),
-in nats a sample; then its cost as a share of that of the ten k-means starts, counted in
-rows times EM iterations (k-means itself is free there) and in time.
+For each data set are printed, as means over seeds: the final mean log-likelihood from
+"short_runs" minus that of the best of ten k-means starts, and minus that of the best of
+forty starts (ten of each kind of scikit-learn's), in nats a sample; then its cost as a
+share of that of the ten k-means starts, counted in rows times EM iterations (k-means
+itself is free there) and in time.
 """
 
 import argparse
