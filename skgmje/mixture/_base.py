@@ -9,13 +9,8 @@ from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from skgmje.mixture._conditional import Conditional
+from skgmje.mixture._low_rank import LowRankScale
 from skgmje.mixture._scale import DiagonalScale, Scale, SphericalScale, TrilScale
-
-_SCALE_NAMES: dict[type[Scale], str] = {
-    TrilScale: "scale_tril",
-    DiagonalScale: "scale_diag",
-    SphericalScale: "scale_spherical",
-}
 
 
 class Components(NamedTuple):
@@ -43,9 +38,13 @@ class MixtureBase(Distribution):
         *,
         scale_diag: Tensor | None = None,
         scale_spherical: Tensor | None = None,
+        cov_factor: Tensor | None = None,
+        cov_diag: Tensor | None = None,
         validate_args: bool | None = None,
     ):
-        scale = _make_scale(scale_tril, scale_diag, scale_spherical)
+        scale = _make_scale(
+            scale_tril, scale_diag, scale_spherical, cov_factor, cov_diag
+        )
         if means.dim() < 2 or weights.dim() < 1:
             raise ValueError(
                 "weights must have shape (*batch, K) and means (*batch, K, D); got "
@@ -73,7 +72,8 @@ class MixtureBase(Distribution):
         means : tensor of shape (\*batch, K, D)
             Component means.
         **scale : tensor
-            One of ``scale_tril``, ``scale_diag`` and ``scale_spherical``.
+            ``scale_tril``, ``scale_diag``, ``scale_spherical``, or ``cov_factor`` and
+            ``cov_diag``.
 
         Returns
         -------
@@ -109,17 +109,19 @@ class MixtureBase(Distribution):
             leading = torch.Size(np.broadcast_shapes(*map(tuple, shapes)))
         except ValueError:
             leading = torch.Size()
-        sizes = set(scale.factor.shape[len(scale.leading_shape) :])
         if (
             leading[-1:] != (n_components,)
             or log_weights.shape[-1] != n_components
             or len(scale.leading_shape) == 0
-            or (sizes - {n_features})
+            or (scale.event_sizes - {n_features})
         ):
+            shapes_of_scale = " and ".join(
+                f"{name} {tuple(value.shape)}"
+                for name, value in scale.parameters().items()
+            )
             raise ValueError(
                 f"Shapes do not fit together: weights {tuple(log_weights.shape)}, "
-                f"means {tuple(means.shape)} and {_SCALE_NAMES[type(scale)]} "
-                f"{tuple(scale.factor.shape)}."
+                f"means {tuple(means.shape)} and {shapes_of_scale}."
             )
         if len(scale.leading_shape) > 1:
             means = means.expand(*leading, n_features)
@@ -128,8 +130,9 @@ class MixtureBase(Distribution):
         self._event_shape = torch.Size([n_features])
 
     def _validate(self, weights: Tensor, scale: Scale) -> None:
+        values = {"weights": weights, "means": self._means} | scale.parameters()
         for name, constraint in self.arg_constraints.items():
-            value = {"weights": weights, "means": self._means}.get(name, scale.factor)
+            value = values[name]
             if not bool(constraint.check(value).all()):
                 raise ValueError(
                     f"The parameter {name} of MultivariateNormalMixture must satisfy "
@@ -139,15 +142,10 @@ class MixtureBase(Distribution):
     @property
     def arg_constraints(self) -> dict[str, Any]:
         """Constraints of the parameters that are stored."""
-        scale_constraint = {
-            TrilScale: constraints.lower_cholesky,
-            DiagonalScale: constraints.positive,
-            SphericalScale: constraints.positive,
-        }[type(self._scale)]
         return {
             "weights": constraints.simplex,
             "means": constraints.real,
-            _SCALE_NAMES[type(self._scale)]: scale_constraint,
+            **self._scale.constraints,
         }
 
     # ------------------------------------------------------------------ parameters
@@ -173,7 +171,9 @@ class MixtureBase(Distribution):
 
     @property
     def covariance_type(self) -> str:
-        """``"full"``, ``"tied"``, ``"diag"`` or ``"spherical"``."""
+        """``"full"``, ``"tied"``, ``"diag"``, ``"spherical"`` or ``"low_rank"``."""
+        if isinstance(self._scale, LowRankScale):
+            return "low_rank"
         if isinstance(self._scale, DiagonalScale):
             return "diag"
         if isinstance(self._scale, SphericalScale):
@@ -197,7 +197,7 @@ class MixtureBase(Distribution):
 
     @property
     def scale_tril(self) -> Tensor | None:
-        """Cholesky factors as stored, or None for diagonal and spherical scales."""
+        """Cholesky factors as stored, or None for other scales."""
         return self._scale.factor if isinstance(self._scale, TrilScale) else None
 
     @property
@@ -209,6 +209,17 @@ class MixtureBase(Distribution):
     def scale_spherical(self) -> Tensor | None:
         """Spherical standard deviations as stored, or None for other scales."""
         return self._scale.factor if isinstance(self._scale, SphericalScale) else None
+
+    @property
+    def cov_factor(self) -> Tensor | None:
+        """Factors of low-rank covariances as stored, or None for other scales."""
+        return self._scale.loadings if isinstance(self._scale, LowRankScale) else None
+
+    @property
+    def cov_diag(self) -> Tensor | None:
+        """Diagonal parts of low-rank covariances, or None for other scales."""
+        scale = self._scale
+        return scale.noise.square() if isinstance(scale, LowRankScale) else None
 
     @property
     def component_covariances(self) -> Tensor:
@@ -224,11 +235,10 @@ class MixtureBase(Distribution):
         parameters : dict of str to tensor
             ``weights``, ``means`` and the scale that is stored.
         """
-        scale_name = _SCALE_NAMES[type(self._scale)]
         return {
             "weights": self._log_weights.exp(),
             "means": self._means,
-            scale_name: self._scale.factor,
+            **self._scale.parameters(),
         }
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
@@ -317,6 +327,8 @@ def _make_scale(
     scale_tril: Tensor | None = None,
     scale_diag: Tensor | None = None,
     scale_spherical: Tensor | None = None,
+    cov_factor: Tensor | None = None,
+    cov_diag: Tensor | None = None,
 ) -> Scale:
     given: list[Scale] = []
     if scale_tril is not None:
@@ -325,9 +337,13 @@ def _make_scale(
         given.append(DiagonalScale(scale_diag))
     if scale_spherical is not None:
         given.append(SphericalScale(scale_spherical))
+    if cov_factor is not None and cov_diag is not None:
+        given.append(LowRankScale.of(cov_factor, cov_diag))
+    elif cov_factor is not None or cov_diag is not None:
+        raise ValueError("cov_factor and cov_diag go together; give both or neither.")
     if len(given) != 1:
         raise ValueError(
-            "Give exactly one of scale_tril, scale_diag and scale_spherical; got "
-            f"{len(given)}."
+            "Give exactly one of scale_tril, scale_diag, scale_spherical and the pair "
+            f"of cov_factor and cov_diag; got {len(given)}."
         )
     return given[0]

@@ -7,13 +7,12 @@ the mean, the density and a draw of each row are read off the whitened given blo
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
-from skgmje.mixture._scale import Scale, take_component
+from skgmje.mixture._scale import Scale, moving, recording, take_component
 
 # Numbers in the largest temporary of one block of rows: what stays in the cache, or
 # what keeps an accelerator busy.
@@ -53,7 +52,7 @@ class Conditional:
     @cached_property
     def log_weights(self) -> Tensor:
         """Log-weights of shape (*rows, K)."""
-        with _recording():
+        with recording():
             log_weights = [
                 self._log_joint(whitened.square()).log_softmax(0).T
                 for _, whitened in self._given_blocks()
@@ -65,52 +64,66 @@ class Conditional:
         """Component means of shape (*rows, K, D - n_given)."""
         if self._cross is None:
             return self._rest_means.expand(*self.batch_shape, -1, -1)
-        with _recording():
+        with recording():
             means = [
-                self._rest_means + (self._cross @ whitened).permute(2, 0, 1)
+                self._rest_means
+                + (self._cross @ moving(whitened, self._cross, 1)).permute(2, 0, 1)
                 for _, whitened in self._given_blocks()
             ]
             return self._of_rows(means)
 
     def mean(self) -> Tensor:
         """Mean of each row's mixture, of shape (*rows, D - n_given)."""
-        cross, means = self._cross, []
+        cross, wide, means = self._cross, None, []
         if cross is not None:  # the components side by side, for one wide product
-            cross = cross.expand(self.n_components, -1, -1).transpose(0, 1).flatten(1)
+            wide = cross.expand(self.n_components, -1, -1).transpose(0, 1).flatten(1)
         for _, whitened in self._given_blocks():
             weights = self._log_joint(whitened.square()).softmax(0)
             mean = self._rest_means.T @ weights
-            if cross is not None:
+            if cross is not None and wide is not None:
                 # The block is used up: a product in place spares memory traffic.
                 multiply = torch.mul if whitened.requires_grad else Tensor.mul_
-                weighted = multiply(whitened, weights.unsqueeze(1))
-                mean = torch.addmm(mean, cross, weighted.flatten(0, 1))
+                weighted = multiply(moving(whitened, cross, 1), weights.unsqueeze(1))
+                mean = torch.addmm(mean, wide, weighted.flatten(0, 1))
             means.append(mean.T)
         return self._of_rows(means)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Log-density of one value of shape (*rows, D - n_given) for each row.
-
-        The whitened joint vector serves both: its leading part gives the weights, its
-        trailing part the density of the rest.
-        """
-        n_given, n_rest = self._values.shape[-1], self.event_shape[0]
-        joint = torch.cat([self._values, value.reshape(-1, n_rest)], dim=-1)
+        """Log-density of one value of shape (*rows, D - n_given) for each row."""
+        n_rest = self.event_shape[0]
         log_norm = self.rest_scale.log_determinant(n_rest).unsqueeze(-1)
         log_norm = log_norm + 0.5 * n_rest * math.log(2 * math.pi)
         log_prob = []
-        for _, whitened in self._blocks(joint, self._joint_means, self._joint_scale):
-            squares = whitened.square()
-            log_weights = self._log_joint(squares[:, :n_given]).log_softmax(0)
-            log_rest = -0.5 * squares[:, n_given:].sum(1) - log_norm
+        for given, rest in self._squares(value.reshape(-1, n_rest)):
+            log_weights = self._log_joint(given).log_softmax(0)
+            log_rest = -0.5 * rest.sum(1) - log_norm
             log_prob.append((log_weights + log_rest).logsumexp(0))
         return self._of_rows(log_prob)
+
+    def _squares(self, values: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the whitened squares of given blocks and of values of the rest."""
+        if self._joint_scale.is_nested:
+            joint = torch.cat([self._values, values], dim=-1)
+            parts = [self._values.shape[-1], values.shape[-1]]
+            blocks = self._blocks(joint, self._joint_means, self._joint_scale)
+            for _, whitened in blocks:
+                given, rest = whitened.square().split(parts, dim=1)
+                yield given, rest
+            return
+        means = self._rest_means.unsqueeze(-1)
+        for rows, whitened in self._given_blocks():
+            deviation = values[rows].T - means
+            if self._cross is not None:
+                deviation = deviation - self._cross @ moving(whitened, self._cross, 1)
+            rest = self.rest_scale.whiten_columns(deviation)
+            yield whitened.square(), rest.square()
 
     def sample(self, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
         """Draw once for each row; return the draws and their components."""
         n_rows, n_rest = len(self._values), self.event_shape[0]
         uniform = self._values.new_empty(n_rows).uniform_(generator=generator)
-        noise = self._values.new_empty(n_rows, n_rest).normal_(generator=generator)
+        noise = self._values.new_empty(n_rows, self.rest_scale.n_whitened(n_rest))
+        noise = noise.normal_(generator=generator)
         samples, components = [], []
         for rows, whitened in self._given_blocks():
             cumulative = self._log_joint(whitened.square()).softmax(0).cumsum(0)
@@ -120,8 +133,9 @@ class Conditional:
             sample = self._rest_means[component]
             sample = sample + self.rest_scale.color(noise[rows], component, block_shape)
             if self._cross is not None:
-                index = component.expand(1, whitened.shape[1], -1)
-                chosen = whitened.gather(0, index).permute(2, 1, 0)
+                cause = moving(whitened, self._cross, 1)
+                index = component.expand(1, cause.shape[1], -1)
+                chosen = cause.gather(0, index).permute(2, 1, 0)
                 cross = take_component(self._cross, component, block_shape, 2)
                 sample = sample + (cross @ chosen).squeeze(-1)
             samples.append(sample)
@@ -151,10 +165,3 @@ class Conditional:
         for start in range(0, max(1, len(points)), size):
             rows = slice(start, start + size)
             yield rows, whiten(points[rows].T)
-
-
-@contextmanager
-def _recording() -> Iterator[None]:
-    """Record gradients for a result that is kept, wherever it is first read."""
-    with torch.inference_mode(False), torch.enable_grad():
-        yield

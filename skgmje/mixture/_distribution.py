@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from skgmje.mixture._base import MixtureBase
 from skgmje.mixture._conditional import Conditional
 from skgmje.mixture._indices import check_indices, remaining_indices
-from skgmje.mixture._scale import Scale, take_component
+from skgmje.mixture._scale import Scale, moving, take_component
 from skgmje.mixture._uncertainty import UncertaintyMixin
 
 _HALF_LOG_2PI = 0.5 * math.log(2 * math.pi)
@@ -22,8 +22,8 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
 
     .. math:: p(z) = \sum_k \pi_k \, \mathcal{N}(z; \mu_k, L_k L_k^\top)
 
-    Exactly one of `scale_tril`, `scale_diag` and `scale_spherical` is given, and the
-    covariances are stored in that form.
+    Exactly one of `scale_tril`, `scale_diag`, `scale_spherical` and the pair of
+    `cov_factor` and `cov_diag` is given, and the covariances are stored in that form.
 
     Read more in the :ref:`User Guide <density>`.
 
@@ -36,10 +36,16 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
     scale_tril : tensor of shape (\*batch, K, D, D) or (\*batch, 1, D, D), optional
         Lower-triangular Cholesky factors of the covariances. A component dimension of
         one makes them tied: one covariance for all components.
-    scale_diag : tensor of shape (\*batch, K, D), optional
-        Standard deviations of components with diagonal covariances.
-    scale_spherical : tensor of shape (\*batch, K), optional
-        Standard deviations of components with spherical covariances.
+    scale_diag : tensor of shape (\*batch, K, D) or (\*batch, 1, D), optional
+        Standard deviations of components with diagonal covariances; a component
+        dimension of one makes them shared.
+    scale_spherical : tensor of shape (\*batch, K) or (\*batch, 1), optional
+        Standard deviations of components with spherical covariances, likewise.
+    cov_factor : tensor of shape (\*batch, K, D, rank), optional
+        Factors U of low-rank covariances ``U U' + diag(cov_diag)``: mixtures of factor
+        analysers. The rank may be zero, or exceed D.
+    cov_diag : tensor of shape (\*batch, K, D), optional
+        Their positive diagonal parts (variances).
     validate_args : bool, optional
         Whether to check the parameters and the arguments of methods; by default as
         ``torch.distributions`` is set.
@@ -65,9 +71,15 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
     keeps one scale for all its rows. Gradients flow through densities, `cdf`, moments,
     marginals and conditionals; samples, modes, quantiles and regions carry none.
 
+    Low-rank components cost O(D rank) a point: only matrices of the size of the rank
+    are factorised, and marginals and conditionals are of the same form. `mode` forms
+    matrices of size D.
+
     References
     ----------
     Bishop, *Pattern Recognition and Machine Learning* (2006), sections 2.3 and 9.2.
+    Low-rank covariances: Ghahramani and Hinton, *The EM algorithm for mixtures of
+    factor analyzers* (1996).
 
     Examples
     --------
@@ -276,6 +288,7 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
         means = means[..., n_given:]
         if cross is not None:
             whitened = given_scale.whiten(values.unsqueeze(-2) - block._means)
+            whitened = moving(whitened, cross, -1)
             means = means + torch.einsum(
                 "...krg,...kg->...kr", *_match(cross, whitened)
             )
@@ -360,7 +373,8 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
                 weights, sample_shape.numel(), replacement=True, generator=generator
             )
             component = draws.T.reshape(shape)
-        noise = torch.empty(shape + self._event_shape, **self._options)
+        n_noise = self._scale.n_whitened(self._event_shape[0])
+        noise = torch.empty(*shape, n_noise, **self._options)
         noise = noise.normal_(generator=generator)
         means = take_component(self._means, component, self.batch_shape, 1)
         return means + self._scale.color(noise, component, self.batch_shape), component

@@ -71,8 +71,8 @@ def expectation(
         Samples of any float type.
     density : MultivariateNormalMixture
         Current float64 mixture, without batch dimensions.
-    covariance_type : {"full", "tied", "diag", "spherical"}
-        Which second moments to collect.
+    covariance_type : {"full", "tied", "diag", "spherical", "low_rank"}
+        Which second moments to collect; those of low rank need a density of low rank.
     sample_weight : ndarray of shape (n_samples,), optional
         Weights of the samples, not negative.
 
@@ -242,6 +242,7 @@ def _collect(
         log_likelihood,
         float(total),
         evaluator.covariance_type,
+        evaluator.scale,
     )
 
 

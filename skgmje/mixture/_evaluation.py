@@ -40,7 +40,7 @@ class Evaluator:
     ----------
     density : MultivariateNormalMixture
         Float64 mixture without batch dimensions.
-    covariance_type : {"full", "tied", "diag", "spherical"}
+    covariance_type : {"full", "tied", "diag", "spherical", "low_rank"}
         Which second moments its statistics keep.
     forms : callable, default=choose_forms
         Splits the components by how they are evaluated.
@@ -53,7 +53,7 @@ class Evaluator:
         forms: Callable[[Components], Groups] = choose_forms,
     ):
         components = Components.of(density, covariance_type)
-        self.covariance_type = covariance_type
+        self.covariance_type, self.scale = covariance_type, density._scale
         self.xp, self.device = components.xp, density._means.device
         self.n_components, self.n_features = components.means.shape
         groups = forms(components)

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from skgmje.mixture._distribution import MultivariateNormalMixture
+from skgmje.mixture._low_rank import LowRankScale
 from skgmje.mixture._scale import SphericalScale
 
 # Beyond this width one whitening product costs less than the products of all pairs.
@@ -56,7 +57,10 @@ class Components:
         """Take the components of a mixture without batch dimensions."""
         log_weights: Any = density._log_weights
         means: Any = density._means
-        factor: Any = density._scale.factor
+        scale = density._scale
+        # Samples by the thousand repay the cubic cost of triangles.
+        dense = scale.dense() if isinstance(scale, LowRankScale) else scale
+        factor: Any = dense.factor
         xp: Any = torch
         if means.device.type in NUMPY_DEVICES:
             xp = np

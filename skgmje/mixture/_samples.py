@@ -185,6 +185,7 @@ def all_reduce_statistics(statistics: SufficientStatistics) -> SufficientStatist
         log_likelihood,
         float(total),
         statistics.covariance_type,
+        statistics.scale,
     )
 
 

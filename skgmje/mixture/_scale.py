@@ -7,11 +7,13 @@ all mixtures of a batch share it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 
 # Points are whitened by a product with L^-1 where this loses few of sixteen digits:
 # where neither the condition of the factors nor the means, in standard deviations, are
@@ -23,6 +25,10 @@ class Scale(ABC):
     """The lower-triangular factors of the component covariances."""
 
     n_matrix_dims: int
+    # Constructor arguments of a mixture that hold the scale, and what they must be.
+    constraints: ClassVar[dict[str, Any]]
+    # Whether the whitened leading block is the leading part of the whitened whole.
+    is_nested = True
 
     def __init__(self, factor: Tensor):
         # A leading batch dimension of one is dropped: a shared scale is stored shared.
@@ -35,6 +41,19 @@ class Scale(ABC):
     def leading_shape(self) -> torch.Size:
         """Shape of the batch and component dimensions."""
         return self.factor.shape[: self.factor.dim() - self.n_matrix_dims]
+
+    @property
+    def event_sizes(self) -> set[int]:
+        """Sizes that must equal the number of coordinates."""
+        return set(self.factor.shape[len(self.leading_shape) :])
+
+    def parameters(self) -> dict[str, Tensor]:
+        """Return the arguments of a mixture that hold this scale."""
+        return dict.fromkeys(self.constraints, self.factor)
+
+    def n_whitened(self, event_size: int) -> int:
+        """Return how many numbers a whitened deviation, or noise, has."""
+        return event_size
 
     def map(self, function: Any) -> "Scale":
         """Return the same kind of scale with `function` applied to its tensor."""
@@ -49,9 +68,14 @@ class Scale(ABC):
         """Return the factor of one component for each drawn component index."""
         return take_component(self.factor, component, batch_shape, self.n_matrix_dims)
 
-    @abstractmethod
     def whiten(self, deviation: Tensor) -> Tensor:
         """Return L^-1 x for deviations of shape (*sample, *batch, K, D)."""
+        # Sample dimensions become columns of the right-hand side, so that no factor
+        # is ever copied per sample.
+        n_sample_dims = deviation.dim() - (self.factor.dim() - 1)
+        columns = deviation.reshape(-1, *deviation.shape[n_sample_dims:])
+        whitened = self.whiten_columns(columns.movedim(0, -1)).movedim(-1, 0)
+        return whitened.reshape(*deviation.shape[:-1], whitened.shape[-1])
 
     @abstractmethod
     def whiten_columns(self, deviation: Tensor) -> Tensor:
@@ -72,7 +96,10 @@ class Scale(ABC):
     def color(
         self, noise: Tensor, component: Tensor, batch_shape: torch.Size
     ) -> Tensor:
-        """Return L_k x for noise (*sample, *batch, D) and drawn components k."""
+        """Return L_k x for noise (*sample, *batch, D) and drawn components k.
+
+        The noise has `n_whitened` numbers.
+        """
 
     @abstractmethod
     def log_determinant(self, event_size: int) -> Tensor:
@@ -98,8 +125,9 @@ class Scale(ABC):
     def split(self, n_given: int) -> tuple["Scale", Tensor | None, "Scale"]:
         """Split into the scale of the leading block, the cross factor, the rest's.
 
-        The cross factor L_tc of (1.4) maps whitened deviations of the leading block to
-        shifts of the rest's means; None where the blocks are independent.
+        The cross factor L_tc of (1.4) maps the last of the leading block's whitened
+        numbers, as many as it has columns, to shifts of the rest's means; None where
+        the blocks are independent.
         """
 
     @abstractmethod
@@ -111,14 +139,7 @@ class TrilScale(Scale):
     """Cholesky factors of shape (*batch, K or 1, D, D): full and tied covariances."""
 
     n_matrix_dims = 2
-
-    def whiten(self, deviation: Tensor) -> Tensor:
-        # Sample dimensions become columns of the right-hand side, so that no factor
-        # is ever copied per sample.
-        n_sample_dims = deviation.dim() - (self.factor.dim() - 1)
-        columns = deviation.reshape(-1, *deviation.shape[n_sample_dims:])
-        whitened = self.whiten_columns(columns.movedim(0, -1))
-        return whitened.movedim(-1, 0).reshape(deviation.shape)
+    constraints: ClassVar = {"scale_tril": constraints.lower_cholesky}
 
     def whiten_columns(self, deviation: Tensor) -> Tensor:
         return torch.linalg.solve_triangular(self.factor, deviation, upper=False)
@@ -170,7 +191,7 @@ class TrilScale(Scale):
         )
 
     def marginal(self, indices: Tensor) -> "TrilScale":
-        return TrilScale(_triangularise(self.factor[..., indices, :]))
+        return TrilScale(triangularise(self.factor[..., indices, :]))
 
     def split(self, n_given: int) -> tuple[Scale, Tensor | None, Scale]:
         return (
@@ -187,6 +208,7 @@ class DiagonalScale(Scale):
     """Standard deviations of shape (*batch, K or 1, D)."""
 
     n_matrix_dims = 1
+    constraints: ClassVar = {"scale_diag": constraints.positive}
 
     def whiten(self, deviation: Tensor) -> Tensor:
         return deviation / self.factor
@@ -227,6 +249,7 @@ class SphericalScale(Scale):
     """One standard deviation a component, of shape (*batch, K or 1)."""
 
     n_matrix_dims = 0
+    constraints: ClassVar = {"scale_spherical": constraints.positive}
 
     def whiten(self, deviation: Tensor) -> Tensor:
         return deviation / self.factor.unsqueeze(-1)
@@ -284,7 +307,20 @@ def take_component(
     return torch.take_along_dim(parameter, index, dim=dim).squeeze(dim)
 
 
-def _triangularise(factor: Tensor) -> Tensor:
+def moving(whitened: Tensor, cross: Tensor, dim: int) -> Tensor:
+    """Return the whitened numbers, along `dim`, that a cross factor acts on."""
+    n_moving = cross.shape[-1]
+    return whitened.narrow(dim, whitened.shape[dim] - n_moving, n_moving)
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Record gradients for a result that is kept, wherever it is first read."""
+    with torch.inference_mode(False), torch.enable_grad():
+        yield
+
+
+def triangularise(factor: Tensor) -> Tensor:
     """Return the Cholesky factor of ``factor factor'``.
 
     By QR rather than by a Cholesky factorisation of the product, which would square

@@ -5,12 +5,15 @@ component (its previous mean), so that nothing cancels far from the origin.
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from skgmje.exceptions import IllDefinedCovarianceError
 from skgmje.mixture._distribution import MultivariateNormalMixture
+from skgmje.mixture._factor_analysis import factor_covariances
+from skgmje.mixture._low_rank import LowRankScale
 from skgmje.mixture._scale import DiagonalScale, Scale, SphericalScale, TrilScale
 
 # Keeps the share of an empty component from dividing by zero; of the sum of weights,
@@ -48,8 +51,11 @@ class SufficientStatistics:
         Weighted sum of log-densities, in nats.
     total : float
         Number of samples, or the sum of their weights.
-    covariance_type : {"full", "tied", "diag", "spherical"}
+    covariance_type : {"full", "tied", "diag", "spherical", "low_rank"}
         Which second moments are kept.
+    scale : Scale or None
+        Scale of the mixture that made the E step. The M step of low-rank covariances,
+        which has no closed form, starts from it.
     """
 
     counts: Tensor
@@ -59,6 +65,7 @@ class SufficientStatistics:
     log_likelihood: Tensor
     total: float
     covariance_type: str
+    scale: Any = None
 
     def __add__(self, other: "SufficientStatistics") -> "SufficientStatistics":
         other = other.around(self.reference)
@@ -105,7 +112,10 @@ class SufficientStatistics:
 
 @dataclass(frozen=True)
 class MixtureParameters:
-    """Parameters in scikit-learn's layout, as float64 tensors."""
+    """Parameters in scikit-learn's layout, as float64 tensors.
+
+    Low-rank covariances are the factors of a `LowRankScale`.
+    """
 
     weights: Tensor
     means: Tensor
@@ -130,9 +140,13 @@ def scale_of_covariances(covariances: Tensor, covariance_type: str) -> Scale:
         if bool(info.any()) or not bool(sound.all()):
             raise IllDefinedCovarianceError(ILL_DEFINED_COVARIANCE)
         return TrilScale(factor)
-    large_enough = bool((covariances >= MIN_VARIANCE).all())
+    is_low_rank = covariance_type == "low_rank"
+    variances = covariances[..., -1].square() if is_low_rank else covariances
+    large_enough = bool((variances >= MIN_VARIANCE).all())
     if not large_enough or not bool(torch.isfinite(covariances).all()):
         raise IllDefinedCovarianceError(ILL_DEFINED_COVARIANCE)
+    if is_low_rank:
+        return LowRankScale(covariances)
     factor = covariances.sqrt()
     return (
         DiagonalScale(factor) if covariance_type == "diag" else SphericalScale(factor)
@@ -142,6 +156,8 @@ def scale_of_covariances(covariances: Tensor, covariance_type: str) -> Scale:
 def covariances_of_density(density: MultivariateNormalMixture) -> Tensor:
     """Return the covariances of one mixture in scikit-learn's layout."""
     factor = density._scale.factor
+    if density.covariance_type == "low_rank":
+        return factor
     if density.scale_tril is None:
         return factor.square()
     covariances = factor @ factor.mT
@@ -151,7 +167,11 @@ def covariances_of_density(density: MultivariateNormalMixture) -> Tensor:
 def maximization(
     statistics: SufficientStatistics, reg_covar: float | Tensor
 ) -> MixtureParameters:
-    """M step: weights, means and covariances in scikit-learn's layout."""
+    """M step: weights, means and covariances in scikit-learn's layout.
+
+    `reg_covar` is added to the diagonals; for low-rank covariances, whose M step is
+    conditional, it bounds the noise from below.
+    """
     covariance_type = statistics.covariance_type
     floor = COUNT_FLOOR * statistics.counts.sum().clamp(max=1.0)
     counts = statistics.counts + floor
@@ -162,6 +182,10 @@ def maximization(
         covariances = _regularise(centred / counts[:, None, None], reg_covar)
     elif covariance_type == "tied":
         covariances = _regularise(centred / counts.sum(), reg_covar)
+    elif covariance_type == "low_rank":
+        covariances = factor_covariances(
+            centred / counts[:, None, None], statistics.scale.factor, reg_covar
+        )
     else:
         covariances = (centred / counts.unsqueeze(-1)).clamp(min=0) + reg_covar
         if covariance_type == "spherical":
@@ -175,7 +199,9 @@ def has_cancelled(
     """Say whether an M step lost its digits between far reference points and means."""
     shift = parameters.means - statistics.reference
     variance = parameters.covariances
-    if statistics.covariance_type in ("full", "tied"):
+    if statistics.covariance_type == "low_rank":
+        variance = variance.square().sum(-1)
+    elif statistics.covariance_type in ("full", "tied"):
         variance = variance.diagonal(dim1=-2, dim2=-1)
     elif statistics.covariance_type == "spherical":
         variance = variance.unsqueeze(-1)
@@ -201,13 +227,22 @@ def statistics_of_density(density: MultivariateNormalMixture) -> SufficientStati
     covariance_type = density.covariance_type
     if covariance_type == "full":
         second = weights[:, None, None] * covariances
+    elif covariance_type == "low_rank":
+        second = weights[:, None, None] * density.component_covariances
     elif covariance_type == "tied":
         second = covariances
     else:
         second = weights.unsqueeze(-1) * density._scale.variance(means.shape[-1])
     zero = torch.zeros((), dtype=means.dtype, device=means.device)
     return SufficientStatistics(
-        weights, torch.zeros_like(means), second, means, zero, 1.0, covariance_type
+        weights,
+        torch.zeros_like(means),
+        second,
+        means,
+        zero,
+        1.0,
+        covariance_type,
+        density._scale,
     )
 
 
@@ -230,4 +265,5 @@ def stepwise(
     statistics : SufficientStatistics
         The new running statistics.
     """
-    return running * (1.0 - rate) + batch * (rate / batch.total)
+    moved = running * (1.0 - rate) + batch * (rate / batch.total)
+    return replace(moved, scale=batch.scale)

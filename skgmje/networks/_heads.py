@@ -1,4 +1,4 @@
-"""Heads: networks whose output is a distribution."""
+"""Heads: networks from the context embedding to what is said of the target."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -30,7 +30,7 @@ class MixtureDensityHead(nn.Module):
         Number of components K.
     n_features_out : int
         Width of the target D.
-    covariance_type : {'diag', 'full', 'spherical'}, default='diag'
+    covariance_type : {'diag', 'full', 'spherical', 'low_rank'}, default='diag'
         Form of the component covariances.
     hidden_layer_sizes : sequence of int, default=()
         Hidden layers.
@@ -38,6 +38,9 @@ class MixtureDensityHead(nn.Module):
         Activation of the hidden layers.
     generator : torch.Generator, optional
         Source of the initial weights.
+    rank : int, default=2
+        Number of factors of low-rank covariances, cut to `n_features_out` - 1, at which
+        they are full.
 
     Examples
     --------
@@ -57,6 +60,8 @@ batch_shape=(5,))
         hidden_layer_sizes: Sequence[int] = (),
         activation: str = "relu",
         generator: torch.Generator | None = None,
+        *,
+        rank: int = 2,
     ):
         super().__init__()
         self.recipe = {
@@ -66,16 +71,22 @@ batch_shape=(5,))
             "covariance_type": covariance_type,
             "hidden_layer_sizes": tuple(hidden_layer_sizes),
             "activation": activation,
+            "rank": rank,
         }
-        self.n_components, self.n_features_out = n_components, n_features_out
+        self.n_features_in, self.n_features_out = n_features_in, n_features_out
+        self.n_components = n_components
         self.covariance_type = covariance_type
-        n_scales = {"diag": n_features_out, "full": n_features_out, "spherical": 1}
-        n_lower = n_features_out * (n_features_out - 1) // 2
+        n_scales = 1 if covariance_type == "spherical" else n_features_out
+        self.rank = min(rank, n_features_out - 1)
+        n_extra = {
+            "full": n_features_out * (n_features_out - 1) // 2,
+            "low_rank": n_features_out * self.rank,
+        }
         self._sizes = [
             n_components,
             n_components * n_features_out,
-            n_components * n_scales[covariance_type],
-            n_components * n_lower if covariance_type == "full" else 0,
+            n_components * n_scales,
+            n_components * n_extra.get(covariance_type, 0),
         ]
         self.network = MLP(
             n_features_in, sum(self._sizes), hidden_layer_sizes, activation, generator
@@ -83,7 +94,7 @@ batch_shape=(5,))
 
     def forward(self, context: Tensor) -> MultivariateNormalMixture:
         """Return the batch of mixtures for contexts of shape (n_samples, D_in)."""
-        logits, means, raw, lower = self.network(context).split(self._sizes, dim=-1)
+        logits, means, raw, extra = self.network(context).split(self._sizes, dim=-1)
         shape = (*context.shape[:-1], self.n_components)
         means = means.reshape(*shape, self.n_features_out)
         scale = SCALE_FLOOR + F.softplus(raw).reshape(*shape, -1)
@@ -96,11 +107,18 @@ batch_shape=(5,))
             return MultivariateNormalMixture.from_log_weights(
                 log_weights, means, scale_spherical=scale.squeeze(-1)
             )
+        if self.covariance_type == "low_rank":
+            return MultivariateNormalMixture.from_log_weights(
+                log_weights,
+                means,
+                cov_factor=extra.reshape(*means.shape, self.rank),
+                cov_diag=scale.square(),
+            )
         rows, columns = torch.tril_indices(
             self.n_features_out, self.n_features_out, -1, device=context.device
         )
         scale_tril = torch.diag_embed(scale)
-        scale_tril[..., rows, columns] = lower.reshape(*shape, -1)
+        scale_tril[..., rows, columns] = extra.reshape(*shape, -1)
         return MultivariateNormalMixture.from_log_weights(
             log_weights, means, scale_tril=scale_tril
         )
@@ -129,3 +147,45 @@ batch_shape=(5,))
             ]
         )
         last.bias.copy_(torch.as_tensor(bias))
+
+
+class Predictor(MLP):
+    """Multilayer perceptron that predicts one point: the head of a JEPA.
+
+    Parameters
+    ----------
+    n_features_in : int
+        Width of the context embedding.
+    n_features_out : int
+        Width of the target embedding.
+    hidden_layer_sizes : sequence of int, default=()
+        Hidden layers.
+    activation : str, default='relu'
+        Activation of the hidden layers.
+    generator : torch.Generator, optional
+        Source of the initial weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmje.networks import Predictor
+    >>> Predictor(4, 2, (8,))(torch.zeros(5, 4)).shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        n_features_in: int,
+        n_features_out: int,
+        hidden_layer_sizes: Sequence[int] = (),
+        activation: str = "relu",
+        generator: torch.Generator | None = None,
+    ):
+        sizes = tuple(hidden_layer_sizes)
+        super().__init__(n_features_in, n_features_out, sizes, activation, generator)
+        self.recipe = {
+            "n_features_in": n_features_in,
+            "n_features_out": n_features_out,
+            "hidden_layer_sizes": sizes,
+            "activation": activation,
+        }

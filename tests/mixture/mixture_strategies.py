@@ -8,7 +8,9 @@ from scipy.special import softmax
 
 from skgmje import MultivariateNormalMixture
 
+# Those of the estimator, and those of the density.
 COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
+DENSITY_TYPES = (*COVARIANCE_TYPES, "low_rank")
 # The same examples at every run, so that a red test is never an unlucky draw.
 PROFILE = settings(deadline=None, max_examples=40, derandomize=True)
 
@@ -25,7 +27,10 @@ def double(array):
 
 
 def random_factor(rng, covariance_type, leading_shape, n_features):
-    """Draw well-conditioned scales of one covariance type."""
+    """Draw well-conditioned scales of one covariance type.
+
+    Those of low rank are [factor, diagonal], of any rank from none to more than enough.
+    """
     if covariance_type == "spherical":
         return np.exp(rng.uniform(-0.6, 0.6, leading_shape))
     if covariance_type == "tied":
@@ -33,14 +38,20 @@ def random_factor(rng, covariance_type, leading_shape, n_features):
     diagonal = np.exp(rng.uniform(-0.6, 0.6, (*leading_shape, n_features)))
     if covariance_type == "diag":
         return diagonal
+    if covariance_type == "low_rank":
+        rank = rng.integers(0, n_features + 2)
+        loadings = rng.normal(scale=0.7, size=(*leading_shape, n_features, rank))
+        return np.concatenate([loadings, diagonal[..., None]], axis=-1)
     below = rng.normal(scale=0.4, size=(*leading_shape, n_features, n_features))
     return np.tril(below, -1) + diagonal[..., None] * np.eye(n_features)
 
 
-def scale_name(covariance_type):
-    return {"diag": "scale_diag", "spherical": "scale_spherical"}.get(
-        covariance_type, "scale_tril"
-    )
+def scale_parameters(covariance_type, factor):
+    """Return the arguments of a mixture for scales as `random_factor` draws them."""
+    if covariance_type == "low_rank":
+        return {"cov_factor": factor[..., :-1], "cov_diag": factor[..., -1]}
+    names = {"diag": "scale_diag", "spherical": "scale_spherical"}
+    return {names.get(covariance_type, "scale_tril"): factor}
 
 
 def random_mixture(
@@ -64,7 +75,7 @@ def random_mixture(
     return MultivariateNormalMixture(
         double(weights),
         double(means),
-        **{scale_name(covariance_type): double(factor)},
+        **scale_parameters(covariance_type, double(factor)),
     )
 
 
@@ -100,12 +111,18 @@ def with_covariances(weights, means, covariances, covariance_type):
         factor = covariances[..., 0, 0].sqrt()
     elif covariance_type == "diag":
         factor = covariances.diagonal(dim1=-2, dim2=-1).sqrt()
+    elif covariance_type == "low_rank":
+        floor = 0.5 * torch.linalg.eigvalsh(covariances)[..., :1].expand(
+            covariances.shape[:-1]
+        )
+        loadings = torch.linalg.cholesky(covariances - torch.diag_embed(floor))
+        factor = torch.cat([loadings, floor.unsqueeze(-1)], dim=-1)
     else:
         factor = torch.linalg.cholesky(covariances)
         if covariance_type == "tied":
             factor = factor[..., :1, :, :]
     return MultivariateNormalMixture(
-        weights, means, **{scale_name(covariance_type): factor}
+        weights, means, **scale_parameters(covariance_type, factor)
     )
 
 

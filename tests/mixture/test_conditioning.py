@@ -6,7 +6,7 @@ import torch
 from hypothesis import given as for_all
 from hypothesis import strategies as st
 from mixture_strategies import (
-    COVARIANCE_TYPES,
+    DENSITY_TYPES,
     PROFILE,
     assert_close,
     assert_same_mixture,
@@ -23,7 +23,7 @@ from scipy.special import logsumexp
 
 from skgmje import MultivariateNormalMixture
 
-each_covariance_type = pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+each_covariance_type = pytest.mark.parametrize("covariance_type", DENSITY_TYPES)
 
 
 def positions(wanted, coordinates):
@@ -137,6 +137,7 @@ def block_matrix(rng, covariance_type, given, rest):
         matrix[np.ix_(block, block)] = {
             "full": orthogonal * factors,
             "tied": orthogonal * factors,
+            "low_rank": orthogonal * factors,
             "diag": np.diag(signs * factors),
             "spherical": 1.7 * orthogonal,
         }[covariance_type]

@@ -10,7 +10,7 @@ from hypothesis import given as for_all
 from hypothesis import strategies as st
 from mixture_strategies import (
     BATCH_SHAPES,
-    COVARIANCE_TYPES,
+    DENSITY_TYPES,
     LAYOUTS,
     PROFILE,
     SEEDS,
@@ -19,7 +19,7 @@ from mixture_strategies import (
     double,
     random_mixture,
     random_points,
-    scale_name,
+    scale_parameters,
 )
 from scipy.optimize import minimize
 from scipy.stats import norm
@@ -27,7 +27,7 @@ from torch.autograd import gradcheck
 
 from skgmje import MultivariateNormalMixture
 
-each_covariance_type = pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+each_covariance_type = pytest.mark.parametrize("covariance_type", DENSITY_TYPES)
 
 
 @st.composite
@@ -75,7 +75,7 @@ def test_parameters_rebuild_the_mixture(covariance_type, data):
     assert set(mixture.parameters()) == {
         "weights",
         "means",
-        scale_name(covariance_type),
+        *scale_parameters(covariance_type, mixture.means),
     }
 
 
@@ -84,11 +84,25 @@ def test_covariances_are_stored_in_their_own_form(covariance_type):
     mixture = random_mixture(np.random.default_rng(0), covariance_type)
     stored = {
         name: getattr(mixture, name)
-        for name in ("scale_tril", "scale_diag", "scale_spherical")
+        for name in (
+            "scale_tril",
+            "scale_diag",
+            "scale_spherical",
+            "cov_factor",
+            "cov_diag",
+        )
     }
-    shapes = {"full": (3, 3, 3), "tied": (1, 3, 3), "diag": (3, 3), "spherical": (3,)}
+    n_factors = 0 if mixture.cov_factor is None else mixture.cov_factor.shape[-1]
+    shapes = {
+        "full": [(3, 3, 3)],
+        "tied": [(1, 3, 3)],
+        "diag": [(3, 3)],
+        "spherical": [(3,)],
+        "low_rank": [(3, 3, n_factors), (3, 3)],
+    }
     assert mixture.covariance_type == covariance_type
-    assert stored.pop(scale_name(covariance_type)).shape == shapes[covariance_type]
+    own = scale_parameters(covariance_type, mixture.means)
+    assert [stored.pop(name).shape for name in own] == shapes[covariance_type]
     assert set(stored.values()) == {None}
 
 
@@ -98,9 +112,17 @@ def test_conditionals_share_one_scale_and_keep_the_form(covariance_type, batch_s
     mixture = random_mixture(np.random.default_rng(0), covariance_type)
     conditional = mixture.condition([1], torch.zeros(*batch_shape, 1))
     assert conditional.covariance_type == covariance_type
-    stored = conditional.parameters()[scale_name(covariance_type)]
-    shapes = {"full": (3, 2, 2), "tied": (1, 2, 2), "diag": (3, 2), "spherical": (3,)}
-    assert stored.shape == shapes[covariance_type]
+    own = scale_parameters(covariance_type, mixture.means)
+    stored = [conditional.parameters()[name].shape for name in own]
+    n_factors = stored[0][-1]
+    shapes = {
+        "full": [(3, 2, 2)],
+        "tied": [(1, 2, 2)],
+        "diag": [(3, 2)],
+        "spherical": [(3,)],
+        "low_rank": [(3, 2, n_factors), (3, 2)],
+    }
+    assert stored == shapes[covariance_type]
 
 
 def test_from_log_weights_keeps_weights_that_underflow():
@@ -319,16 +341,24 @@ def build(covariance_type, logits, means, raw):
     if covariance_type in ("full", "tied"):
         diagonal = raw.diagonal(dim1=-2, dim2=-1).exp()
         scale = raw.tril(-1) + torch.diag_embed(diagonal)
+    elif covariance_type == "low_rank":
+        scale = torch.cat([raw[..., :-1], raw[..., -1:].exp()], dim=-1)
     else:
         scale = raw.exp()
     return MultivariateNormalMixture(
-        logits.softmax(-1), means, **{scale_name(covariance_type): scale}
+        logits.softmax(-1), means, **scale_parameters(covariance_type, scale)
     )
 
 
 def raw_parameters(covariance_type):
     rng = np.random.default_rng(0)
-    shapes = {"full": (2, 3, 3), "tied": (1, 3, 3), "diag": (2, 3), "spherical": (2,)}
+    shapes = {
+        "full": (2, 3, 3),
+        "tied": (1, 3, 3),
+        "diag": (2, 3),
+        "spherical": (2,),
+        "low_rank": (2, 3, 3),
+    }
     arrays = (
         rng.normal(size=2),
         rng.normal(size=(2, 3)),
@@ -783,12 +813,21 @@ def test_values_of_another_width_are_refused(single, indices, shape):
         ({}, 0),
         ({"scale_diag": torch.ones(2, 3), "scale_spherical": torch.ones(2)}, 2),
         ({"scale_tril": torch.eye(3)[None], "scale_diag": torch.ones(2, 3)}, 2),
+        (
+            {
+                "scale_diag": torch.ones(2, 3),
+                "cov_factor": torch.ones(2, 3, 1),
+                "cov_diag": torch.ones(2, 3),
+            },
+            2,
+        ),
     ],
     ids=lambda value: None if isinstance(value, int) else "+".join(value) or "none",
 )
 def test_exactly_one_scale_is_needed(scales, count):
     message = (
-        f"Give exactly one of scale_tril, scale_diag and scale_spherical; got {count}"
+        "Give exactly one of scale_tril, scale_diag, scale_spherical and the pair of "
+        f"cov_factor and cov_diag; got {count}"
     )
     with pytest.raises(ValueError, match=message):
         MultivariateNormalMixture(torch.full((2,), 0.5), torch.zeros(2, 3), **scales)
@@ -807,12 +846,11 @@ def test_weights_and_means_need_their_dimensions(weights_shape, means_shape):
 
 
 def mixture_of_shapes(weights, means, **scale):
-    ((name, shape),) = scale.items()
-    factor = torch.ones(shape)
-    if name == "scale_tril":
-        factor = factor.tril()
+    scale = {name: torch.ones(shape) for name, shape in scale.items()}
+    if "scale_tril" in scale:
+        scale["scale_tril"] = scale["scale_tril"].tril()
     return MultivariateNormalMixture(
-        torch.full(weights, 1 / weights[-1]), torch.zeros(means), **{name: factor}
+        torch.full(weights, 1 / weights[-1]), torch.zeros(means), **scale
     )
 
 
@@ -831,6 +869,8 @@ def mixture_of_shapes(weights, means, **scale):
         {"weights": (2,), "means": (2, 3), "scale_tril": (3, 3, 3)},
         {"weights": (4, 2), "means": (5, 2, 3), "scale_spherical": (2,)},
         {"weights": (4, 2), "means": (2, 3), "scale_diag": (5, 2, 3)},
+        {"weights": (2,), "means": (2, 3), "cov_factor": (2, 2, 1), "cov_diag": (2, 2)},
+        {"weights": (2,), "means": (2, 3), "cov_factor": (3, 3, 1), "cov_diag": (3, 3)},
     ],
     ids=str,
 )
@@ -846,6 +886,10 @@ def test_shapes_that_do_not_fit_are_named(shapes):
         {"weights": (2,), "means": (2, 3), "scale_diag": ()},
         {"weights": (2,), "means": (2, 3), "scale_diag": (3,)},
         {"weights": (2,), "means": (2, 3), "scale_tril": (3, 3)},
+        {"weights": (2,), "means": (2, 3), "cov_factor": (3, 1), "cov_diag": (3,)},
+        {"weights": (2,), "means": (2, 3), "cov_factor": (), "cov_diag": ()},
+        {"weights": (2,), "means": (2, 3), "cov_factor": (2, 3, 1), "cov_diag": (2, 1)},
+        {"weights": (2,), "means": (2, 3), "cov_factor": (4, 3, 1), "cov_diag": (2, 3)},
     ],
     ids=str,
 )
