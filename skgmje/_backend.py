@@ -191,6 +191,13 @@ def all_gather(value: Any) -> list[Any]:
     return values
 
 
+def gather_rows(rows: torch.Tensor) -> torch.Tensor:
+    """Join rows without gradients of all processes, in the order of their ranks."""
+    if not is_distributed():
+        return rows
+    return torch.cat([part.to(rows.device) for part in all_gather(rows.cpu())])
+
+
 def _group_device(device: torch.device) -> torch.device:
     """Where the group can talk: NCCL knows CUDA tensors alone."""
     if torch.distributed.get_backend() == "nccl" and device.type == "cpu":

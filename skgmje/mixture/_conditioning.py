@@ -19,17 +19,123 @@ from skgmje.mixture._frames import (
 from skgmje.mixture._samples import check_range
 
 
-class ConditioningMixin(FrameOutputMixin):
-    """Conditionals, marginals, samples and given parameters of a mixture estimator."""
+class ConditionalDensityMixin(FrameOutputMixin):
+    """Conditionals and samples of an estimator that has a density."""
+
+    density_: Any
+    feature_names_in_: np.ndarray
+    # The estimator that this is mixed into has this.
+    _device: Any
+
+    def condition(self, given, X_given):
+        """Conditional distribution of the other features, for many rows at once.
+
+        Parameters
+        ----------
+        given : int, str or sequence of these
+            The features that are known, by index or by column name, in any order.
+        X_given : array-like of shape (n_samples, n_given)
+            Their values, in that order. One row may be passed as one dimension. Where
+            the features are named, the columns of a data frame are taken by name.
+
+        Returns
+        -------
+        conditional : MultivariateNormalMixture or ConditionalFrame
+            Batch of `n_samples` mixtures over the features that are left, in their
+            order in X. Where `set_output` asks for data frames, these mixtures with
+            answers in data frames.
+
+        Raises
+        ------
+        ValueError
+            If a feature is unknown or repeated, if all features are given, or if
+            `X_given` has another width, lacks a column or holds NaN.
+
+        Examples
+        --------
+        >>> from skgmje.mixture import GaussianMixture
+        >>> mixture = GaussianMixture.from_parameters(
+        ...     [1.0], [[0.0, 1.0]], [[[1.0, 0.5], [0.5, 1.0]]]
+        ... )
+        >>> mixture.condition([0], [[2.0]]).mean
+        tensor([[2.]], dtype=torch.float64)
+        """
+        check_is_fitted(self)
+        given = _as_list(given)
+        indices = self._feature_indices(given)
+        index = row_index(X_given)
+        X_given = np.asarray(select_columns(X_given, given, "X_given"))
+        if X_given.ndim < 2:
+            X_given = X_given.reshape(1, -1)
+        X_given = check_array(
+            X_given, dtype=np.float64, ensure_min_features=0, input_name="X_given"
+        )
+        check_range(X_given, "X_given")
+        density = self.density_.condition(indices, as_tensor(X_given, self._device()))
+        adapter = output_adapter(self)
+        if adapter is None:
+            return density
+        names = np.delete(self.get_feature_names_out(), indices)
+        return ConditionalFrame(density, names, adapter, index)
+
+    def _feature_indices(self, features: list[Any]) -> list[int]:
+        names = list(getattr(self, "feature_names_in_", []))
+        indices = []
+        for feature in features:
+            if isinstance(feature, (int, np.integer)) and not isinstance(feature, bool):
+                indices.append(int(feature))
+            elif feature in names:
+                indices.append(names.index(feature))
+            else:
+                raise ValueError(
+                    f"Feature {feature!r} is unknown; the mixture was fitted on "
+                    f"{names or 'data without column names, so use indices'}."
+                )
+        return indices
+
+    def sample(self, n_samples=1, *, random_state=None):
+        """Draw shuffled samples from the fitted mixture.
+
+        Parameters
+        ----------
+        n_samples : int, default=1
+            Number of samples.
+        random_state : int, RandomState instance or None, default=None
+            Seed of this call. None draws new samples at every call.
+
+        Returns
+        -------
+        X : ndarray of shape (n_samples, n_features)
+            Samples, in random order of components; a data frame where `set_output`
+            asks for one.
+        y : ndarray of int64 of shape (n_samples,)
+            Component of each sample.
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is less than one.
+        """
+        check_is_fitted(self)
+        if n_samples < 1:
+            raise ValueError(
+                f"Invalid value for 'n_samples': {n_samples} . The sampling requires "
+                "at least one sample."
+            )
+        generator = make_generator(random_state, self._device())
+        X, y = self.density_.sample_with_components((n_samples,), generator=generator)
+        return self._wrap_rows(as_numpy(X)), as_numpy(y)
+
+
+class ConditioningMixin(ConditionalDensityMixin):
+    """Marginals and given parameters of a mixture estimator, too."""
 
     n_components: int
     covariance_type: str
     device: Any
-    feature_names_in_: np.ndarray
     # The estimator that this is mixed into keeps its parameters with these.
     _stored: Any
     _store: Any
-    _device: Any
 
     @classmethod
     def from_parameters(
@@ -114,57 +220,6 @@ class ConditioningMixin(FrameOutputMixin):
         check_is_fitted(self)
         return self._stored().density(self.covariance_type)
 
-    def condition(self, given, X_given):
-        """Conditional distribution of the other features, for many rows at once.
-
-        Parameters
-        ----------
-        given : int, str or sequence of these
-            The features that are known, by index or by column name, in any order.
-        X_given : array-like of shape (n_samples, n_given)
-            Their values, in that order. One row may be passed as one dimension. Where
-            the features are named, the columns of a data frame are taken by name.
-
-        Returns
-        -------
-        conditional : MultivariateNormalMixture or ConditionalFrame
-            Batch of `n_samples` mixtures over the features that are left, in their
-            order in X. Where `set_output` asks for data frames, these mixtures with
-            answers in data frames.
-
-        Raises
-        ------
-        ValueError
-            If a feature is unknown or repeated, if all features are given, or if
-            `X_given` has another width, lacks a column or holds NaN.
-
-        Examples
-        --------
-        >>> from skgmje.mixture import GaussianMixture
-        >>> mixture = GaussianMixture.from_parameters(
-        ...     [1.0], [[0.0, 1.0]], [[[1.0, 0.5], [0.5, 1.0]]]
-        ... )
-        >>> mixture.condition([0], [[2.0]]).mean
-        tensor([[2.]], dtype=torch.float64)
-        """
-        check_is_fitted(self)
-        given = _as_list(given)
-        indices = self._feature_indices(given)
-        index = row_index(X_given)
-        X_given = np.asarray(select_columns(X_given, given, "X_given"))
-        if X_given.ndim < 2:
-            X_given = X_given.reshape(1, -1)
-        X_given = check_array(
-            X_given, dtype=np.float64, ensure_min_features=0, input_name="X_given"
-        )
-        check_range(X_given, "X_given")
-        density = self.density_.condition(indices, as_tensor(X_given, self._device()))
-        adapter = output_adapter(self)
-        if adapter is None:
-            return density
-        names = np.delete(self.get_feature_names_out(), indices)
-        return ConditionalFrame(density, names, adapter, index)
-
     def marginal(self, features):
         """Marginal distribution of some features, as a fitted mixture.
 
@@ -211,54 +266,6 @@ class ConditioningMixin(FrameOutputMixin):
         if hasattr(self, "_sklearn_output_config"):
             marginal._sklearn_output_config = dict(self._sklearn_output_config)
         return marginal
-
-    def _feature_indices(self, features: list[Any]) -> list[int]:
-        names = list(getattr(self, "feature_names_in_", []))
-        indices = []
-        for feature in features:
-            if isinstance(feature, (int, np.integer)) and not isinstance(feature, bool):
-                indices.append(int(feature))
-            elif feature in names:
-                indices.append(names.index(feature))
-            else:
-                raise ValueError(
-                    f"Feature {feature!r} is unknown; the mixture was fitted on "
-                    f"{names or 'data without column names, so use indices'}."
-                )
-        return indices
-
-    def sample(self, n_samples=1, *, random_state=None):
-        """Draw shuffled samples from the fitted mixture.
-
-        Parameters
-        ----------
-        n_samples : int, default=1
-            Number of samples.
-        random_state : int, RandomState instance or None, default=None
-            Seed of this call. None draws new samples at every call.
-
-        Returns
-        -------
-        X : ndarray of shape (n_samples, n_features)
-            Samples, in random order of components; a data frame where `set_output`
-            asks for one.
-        y : ndarray of int64 of shape (n_samples,)
-            Component of each sample.
-
-        Raises
-        ------
-        ValueError
-            If `n_samples` is less than one.
-        """
-        check_is_fitted(self)
-        if n_samples < 1:
-            raise ValueError(
-                f"Invalid value for 'n_samples': {n_samples} . The sampling requires "
-                "at least one sample."
-            )
-        generator = make_generator(random_state, self._device())
-        X, y = self.density_.sample_with_components((n_samples,), generator=generator)
-        return self._wrap_rows(as_numpy(X)), as_numpy(y)
 
 
 def _as_list(features: Any) -> list[Any]:
