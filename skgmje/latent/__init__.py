@@ -1,16 +1,57 @@
 """Latent densities and entropies: torch modules over pairs of embeddings."""
 
+from skgmje.latent._components import (
+    ComponentRule,
+    NeuralGas,
+    ParticleKernels,
+    StepwiseEM,
+)
 from skgmje.latent._conditional_mixture import ConditionalMixture
-from skgmje.latent._entropies import covariance, log_det, moment_kl
+from skgmje.latent._contrastive import BankInfoNCE, InfoNCE, contrastive_mixture
+from skgmje.latent._entropies import (
+    ENTROPIES,
+    Entropy,
+    EntropySum,
+    LogDet,
+    MomentKL,
+    NearestNeighbour,
+    VarianceCovariance,
+    Whitening,
+)
 from skgmje.latent._gaussian import GaussianMutualInformation
+from skgmje.latent._gaussian_process import GaussianProcess
 from skgmje.latent._information import contrastive_bound, pairwise_log_prob
-from skgmje.latent._joint_mixture import JointMixture
+from skgmje.latent._joint_mixture import LIKELIHOODS, JointMixture
+from skgmje.latent._likelihood import GaussianLikelihood
+from skgmje.latent._marginals import LearnedGaussian
+from skgmje.latent._moments import covariance, log_det, moment_kl
+from skgmje.latent._prediction import LatentPrediction
 
 __all__ = [
+    "ENTROPIES",
+    "LIKELIHOODS",
+    "BankInfoNCE",
+    "ComponentRule",
     "ConditionalMixture",
+    "Entropy",
+    "EntropySum",
+    "GaussianLikelihood",
     "GaussianMutualInformation",
+    "GaussianProcess",
+    "InfoNCE",
     "JointMixture",
+    "LatentPrediction",
+    "LearnedGaussian",
+    "LogDet",
+    "MomentKL",
+    "NearestNeighbour",
+    "NeuralGas",
+    "ParticleKernels",
+    "StepwiseEM",
+    "VarianceCovariance",
+    "Whitening",
     "contrastive_bound",
+    "contrastive_mixture",
     "covariance",
     "log_det",
     "moment_kl",

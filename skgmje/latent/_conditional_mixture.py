@@ -4,21 +4,22 @@ import copy
 
 from torch import Tensor, nn
 
-from skgmje.latent._entropies import moment_kl
+from skgmje.latent._marginals import LearnedGaussian, make_marginal
 from skgmje.networks import MixtureDensityHead
 
 
 class ConditionalMixture(nn.Module):
-    r"""Conditional likelihood of a mixture density head, with marginal divergence.
+    r"""Conditional likelihood of a mixture density head, with a marginal loss.
 
     .. math:: -\mathrm{E} \log p(\bar z_t | z_c)
-              + \lambda \, \mathrm{KL}(\mathcal N(z_c) \| \mathcal N(0, I))
+              + \lambda \, L(z_c)
 
     The target is detached (a bar), since a learned target that the likelihood pulls on
     becomes constant. A second head in the reverse direction, with the roles of the
     views exchanged, trains a target encoder that does not share the context encoder's
-    weights. The form of the marginal term is our
-    choice, not the paper's.
+    weights. The heads are given one view alone, so that the other cannot be copied.
+    The form of the marginal loss L could not be recovered from the paper; all three are
+    our choice.
 
     Parameters
     ----------
@@ -28,9 +29,14 @@ class ConditionalMixture(nn.Module):
         From target to context, or None if the target encoder is not trained on its
         own.
     marginal_weight : float
-        Weight of the divergence of each trained view.
+        Weight of the marginal loss of each trained view.
     context_is_trained : bool, default=True
         Whether the context encoder is trained.
+    marginal : {'moment_kl', 'gaussian', 'vicreg'}, default='moment_kl'
+        Marginal loss: the divergence of the embedding's moments from the standard
+        normal, the negative log-likelihood of a learned Gaussian (which attracts only:
+        with a weight of one the loss is that of the joint, and embeddings can shrink),
+        or hinges on variances with squared covariances.
 
     Examples
     --------
@@ -50,17 +56,25 @@ class ConditionalMixture(nn.Module):
         reverse_head: MixtureDensityHead | None,
         marginal_weight: float,
         context_is_trained: bool = True,
+        marginal: str = "moment_kl",
     ):
         super().__init__()
         self.head, self.reverse_head = head, reverse_head
         self.marginal_weight = marginal_weight
         self.context_is_trained = context_is_trained
+        self.marginal = make_marginal(marginal, head.n_features_in)
+        if reverse_head is not None:
+            self.reverse_marginal = make_marginal(marginal, reverse_head.n_features_in)
 
     def initialize(self, z_c: Tensor, z_t: Tensor, seed: int) -> None:
-        """Start the heads from the clusters of the embeddings."""
+        """Start the heads, and learned marginals, from the embeddings."""
         self.head.initialize(z_t, seed)
+        if isinstance(self.marginal, LearnedGaussian):
+            self.marginal.initialize(z_c)
         if self.reverse_head is not None:
             self.reverse_head.initialize(z_c, seed)
+            if isinstance(self.reverse_marginal, LearnedGaussian):
+                self.reverse_marginal.initialize(z_t)
 
     def head_for_inference(self) -> MixtureDensityHead:
         """Return a copy of the head in float64, in evaluation mode."""
@@ -70,8 +84,8 @@ class ConditionalMixture(nn.Module):
         """Return the loss in nats for embeddings of shape (n_samples, ...)."""
         loss = -self.head(z_c).log_prob(z_t.detach()).mean()
         if self.context_is_trained:
-            loss = loss + self.marginal_weight * moment_kl(z_c)
+            loss = loss + self.marginal_weight * self.marginal(z_c)
         if self.reverse_head is not None:
             loss = loss - self.reverse_head(z_t).log_prob(z_c.detach()).mean()
-            loss = loss + self.marginal_weight * moment_kl(z_t)
+            loss = loss + self.marginal_weight * self.reverse_marginal(z_t)
         return loss

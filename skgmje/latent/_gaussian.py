@@ -3,7 +3,14 @@
 import torch
 from torch import Tensor, nn
 
-from skgmje.latent._entropies import covariance, log_det, moment_kl, ridge
+from skgmje.latent._entropies import MomentKL
+from skgmje.latent._moments import (
+    RunningMoments,
+    covariance,
+    log_det,
+    mean_mahalanobis,
+    ridge,
+)
 
 # Weight of a batch in the moments under which held-out pairs are judged.
 MOMENTS_RATE = 0.05
@@ -19,7 +26,7 @@ class GaussianMutualInformation(nn.Module):
     each view: deep canonical correlation analysis. It does not change when a view is
     rescaled, so shrinking the embeddings gains nothing. A tenth of each view's mean
     variance is added as noise, which bounds the loss. The information alone does not
-    tell one basis from another; each view's :func:`moment_kl` is added to it and asks
+    tell one basis from another; each view's :class:`MomentKL` is added to it and asks
     for white embeddings.
 
     In training mode the moments are those of the batch. In evaluation mode pairs are
@@ -48,25 +55,24 @@ class GaussianMutualInformation(nn.Module):
 
     def __init__(self, noise_share: float = 0.1, whitening_weight: float = 0.1):
         super().__init__()
-        self.noise_share, self.whitening_weight = noise_share, whitening_weight
-        self._moments: dict[str, Tensor] = {}
+        self.noise_share = noise_share
+        self.divergence = MomentKL(whitening_weight)
+        self.moments = RunningMoments(MOMENTS_RATE)
 
     def initialize(self, z_c: Tensor, z_t: Tensor, seed: int) -> None:
         """Take the moments of training embeddings to start from."""
-        z = torch.cat([z_c, z_t], dim=1).detach().double()
-        self._moments = {"mean": z.mean(0), "covariance": covariance(z)}
+        self.moments.start(torch.cat([z_c, z_t], dim=1))
 
     def forward(self, z_c: Tensor, z_t: Tensor) -> Tensor:
         """Return the loss in nats for embeddings of shape (n_samples, ...)."""
         z = torch.cat([z_c, z_t], dim=1).double()
         n_context = z_c.shape[1]
-        if self.training or not self._moments:
+        if self.training or not self.moments.started:
             information = self._information(covariance(z), n_context)
-            self._track(z.detach())
+            self.moments.update(z)
         else:
             information = self._held_out_information(z, n_context)
-        divergence = moment_kl(z_c) + moment_kl(z_t)
-        return self.whitening_weight * divergence - information
+        return self.divergence(z_c) + self.divergence(z_t) - information
 
     def _noisy_blocks(
         self, joint: Tensor, n_context: int
@@ -88,31 +94,9 @@ class GaussianMutualInformation(nn.Module):
 
     def _held_out_information(self, z: Tensor, n_context: int) -> Tensor:
         """Mean log-density ratio of pairs under the running moments."""
-        joint, centred = self._moments["covariance"], z - self._moments["mean"]
+        joint, centred = self.moments.covariance, z - self.moments.mean
         blocks = self._noisy_blocks(joint, n_context)
         parts = (centred, centred[:, :n_context], centred[:, n_context:])
-        distances = [
-            _mean_mahalanobis(x, s) for x, s in zip(parts, blocks, strict=True)
-        ]
+        distances = [mean_mahalanobis(x, s) for x, s in zip(parts, blocks, strict=True)]
         excess = 0.5 * (distances[1] + distances[2] - distances[0])
         return self._information(joint, n_context) + excess
-
-    @torch.no_grad()
-    def _track(self, z: Tensor) -> None:
-        batch = {"mean": z.mean(0), "covariance": covariance(z)}
-        for name, running in self._moments.items():
-            self._moments[name] = running.lerp(batch[name], MOMENTS_RATE)
-
-    def get_extra_state(self) -> dict[str, Tensor]:
-        """Return the running moments for ``state_dict``."""
-        return dict(self._moments)
-
-    def set_extra_state(self, state: dict[str, Tensor]) -> None:
-        """Take the running moments back from ``state_dict``."""
-        self._moments = dict(state)
-
-
-def _mean_mahalanobis(centred: Tensor, covariance: Tensor) -> Tensor:
-    factor = torch.linalg.cholesky_ex(covariance).L
-    whitened = torch.linalg.solve_triangular(factor, centred.mT, upper=False)
-    return whitened.square().sum(0).mean()

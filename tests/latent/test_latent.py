@@ -12,14 +12,24 @@ from hypothesis.extra.numpy import arrays
 from skgmje import MultivariateNormalMixture
 from skgmje.latent import (
     ConditionalMixture,
+    Entropy,
     GaussianMutualInformation,
     JointMixture,
+    LearnedGaussian,
+    MomentKL,
+    NeuralGas,
+    ParticleKernels,
+    StepwiseEM,
+    VarianceCovariance,
+    Whitening,
     contrastive_bound,
     covariance,
     log_det,
     moment_kl,
     pairwise_log_prob,
 )
+from skgmje.latent._components import DEAD_SHARE
+from skgmje.mixture._statistics import maximization, statistics_of_density
 from skgmje.networks import MixtureDensityHead
 
 RHO = torch.tensor([0.9, 0.5, 0.1], dtype=torch.float64)
@@ -194,16 +204,38 @@ def dependent_embeddings(n_samples=400):
     return z_c, 0.8 * z_c + 0.6 * normal(n_samples, 2, seed=1)
 
 
-def joint_mixture(**options):
-    latent = JointMixture(3, "full", **options)
+class NoEntropy(Entropy):
+    """No penalty, so that a test sees the likelihood alone."""
+
+    def forward(self, z):
+        return z.new_zeros(())
+
+
+def joint_mixture(rule=None, **options):
+    latent = JointMixture(StepwiseEM(3) if rule is None else rule, **options)
     latent.initialize(*dependent_embeddings(), seed=0)
     return latent.eval()
 
 
+def moment_matched(density):
+    return MultivariateNormalMixture(
+        torch.ones(1, dtype=torch.float64),
+        density.mean.unsqueeze(0),
+        scale_tril=torch.linalg.cholesky(density.covariance_matrix).unsqueeze(0),
+    )
+
+
+def conditional_likelihood(density, z_c, z_t):
+    """Mean of the forward and the backward conditional log-likelihood."""
+    forward = density.condition([0, 1], z_c).log_prob(z_t)
+    backward = density.condition([2, 3], z_t).log_prob(z_c)
+    return 0.5 * (forward + backward).mean()
+
+
 def test_the_forward_term_gives_the_target_no_gradient():
     """The gradient for z_t is that of the backward term, whose target is z_c."""
-    latent = joint_mixture(marginal_weight=0.0)
-    density = latent._density
+    latent = joint_mixture(StepwiseEM(1), entropy=NoEntropy())
+    density = latent.components.density
     z_c, z_t = (z.requires_grad_() for z in dependent_embeddings())
     gradients = torch.autograd.grad(latent(z_c, z_t), (z_c, z_t))
     both = torch.cat([z_c.detach(), z_t], dim=1)
@@ -216,70 +248,149 @@ def test_the_forward_term_gives_the_target_no_gradient():
     torch.testing.assert_close(gradients[0], expected)
 
 
-def test_the_marginal_term_reaches_both_views():
+@pytest.mark.parametrize("likelihood", ["conditional", "joint"])
+def test_the_entropy_reaches_both_views(likelihood):
     z_c, z_t = (z.requires_grad_() for z in dependent_embeddings())
-    without = torch.autograd.grad(
-        joint_mixture(marginal_weight=0.0)(z_c, z_t), (z_c, z_t)
-    )
-    with_it = torch.autograd.grad(
-        joint_mixture(marginal_weight=2.0)(z_c, z_t), (z_c, z_t)
+    without, with_it = (
+        torch.autograd.grad(
+            joint_mixture(likelihood=likelihood, entropy=entropy)(z_c, z_t), (z_c, z_t)
+        )
+        for entropy in (NoEntropy(), MomentKL(2.0))
     )
     for view, a, b in zip((z_c, z_t), without, with_it, strict=True):
         (expected,) = torch.autograd.grad(2 * moment_kl(view), view)
         torch.testing.assert_close(b - a, expected)
 
 
-def test_the_loss_is_the_symmetric_conditional_likelihood():
-    latent = joint_mixture(marginal_weight=0.0)
+def test_the_density_sees_prepared_embeddings():
+    latent = joint_mixture(entropy=Whitening())
     z_c, z_t = dependent_embeddings()
-    density = latent._density
-    forward = density.condition([0, 1], z_c).log_prob(z_t)
-    backward = density.condition([2, 3], z_t).log_prob(z_c)
-    expected = -0.5 * float((forward + backward).mean())
-    assert float(latent(z_c, z_t)) == pytest.approx(expected, abs=1e-9)
+    assert float(latent(z_c, z_t)) == pytest.approx(
+        float(latent(5 * z_c + 1, 0.1 * z_t)), abs=1e-3
+    )
+
+
+def test_the_loss_is_half_of_the_mixture_and_half_of_its_gaussian():
+    latent = joint_mixture(entropy=NoEntropy())
+    pair, density = dependent_embeddings(), latent.components.density
+    of_mixture = conditional_likelihood(density, *pair)
+    of_gaussian = conditional_likelihood(moment_matched(density), *pair)
+    expected = -0.5 * float(of_mixture + of_gaussian)
+    assert float(latent(*pair)) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_joint_loss_is_the_likelihood_and_the_usage():
+    latent = joint_mixture(likelihood="joint", entropy=NoEntropy())
+    z = torch.cat(dependent_embeddings(), dim=1)
+    density = latent.components.density
+    usage = density.responsibilities(z).mean(0).numpy()
+    expected = -float(density.log_prob(z).mean()) + 0.1 * (usage * np.log(usage)).sum()
+    actual = float(latent(*dependent_embeddings()))
+    assert actual == pytest.approx(expected, abs=1e-9)
+
+
+def test_an_unknown_likelihood_is_refused():
+    with pytest.raises(ValueError, match="likelihood must be one of"):
+        JointMixture(3, likelihood="marginal")
 
 
 def test_stepwise_em_follows_the_data_in_training_only():
     latent = joint_mixture()
     z_c, z_t = dependent_embeddings()
-    before = latent._density.mean.clone()
+    before = latent.components.density.mean.clone()
     latent(z_c + 3, z_t - 3)
-    torch.testing.assert_close(latent._density.mean, before)
+    torch.testing.assert_close(latent.components.density.mean, before)
     latent.train()
     for _ in range(150):
         latent(z_c + 3, z_t - 3)
     expected = torch.cat([z_c + 3, z_t - 3], dim=1)
+    density = latent.components.density
+    torch.testing.assert_close(density.mean, expected.mean(0), atol=0.02, rtol=0)
     torch.testing.assert_close(
-        latent._density.mean, expected.mean(0), atol=0.02, rtol=0
-    )
-    torch.testing.assert_close(
-        latent._density.covariance_matrix, covariance(expected), atol=0.05, rtol=0
+        density.covariance_matrix, covariance(expected), atol=0.05, rtol=0
     )
 
 
 def test_em_of_each_epoch_does_not_move_between_epochs():
-    latent = joint_mixture(each_epoch=True).train()
-    before = latent._density.mean.clone()
+    latent = joint_mixture(StepwiseEM(3, each_epoch=True)).train()
+    before = latent.components.density.mean.clone()
     z_c, z_t = dependent_embeddings()
     latent(z_c + 3, z_t - 3)
-    torch.testing.assert_close(latent._density.mean, before)
+    torch.testing.assert_close(latent.components.density.mean, before)
     latent.initialize(z_c + 3, z_t - 3, seed=0)
     expected = torch.cat([z_c + 3, z_t - 3], dim=1).mean(0)
-    torch.testing.assert_close(latent._density.mean, expected, atol=1e-3, rtol=0)
+    mean = latent.components.density.mean
+    torch.testing.assert_close(mean, expected, atol=1e-3, rtol=0)
 
 
-def test_the_state_of_a_joint_mixture_can_be_stored():
-    latent = joint_mixture()
-    again = JointMixture(3, "full")
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "low_rank"])
+def test_a_dead_component_is_put_where_the_batch_is_least_likely(covariance_type):
+    z = normal(400, 4)
+    z[:40] += 12
+    rule = StepwiseEM(3, covariance_type)
+    rule.initialize(z, seed=0)
+    parameters = maximization(statistics_of_density(rule.density), 0.0)
+    dead = torch.tensor([True, False, False])
+    least = z[rule.density.log_prob(z).argmin()]
+    rule._revive(parameters, dead, z)
+    torch.testing.assert_close(rule.density.means[0], least)
+    assert float(rule.density.weights[0]) > 0.2
+    assert float(rule.density.weights.sum()) == pytest.approx(1)
+
+
+def test_no_component_stays_dead_while_embeddings_move():
+    rule = StepwiseEM(4)
+    z = normal(600, 4)
+    z[:150] += 8
+    rule.initialize(z, seed=0)
+    # The cluster that some components explained has gone.
+    for seed in range(100):
+        rule.step(normal(256, 4, seed=seed + 1))
+    assert float(rule.density.weights.min()) >= DEAD_SHARE / 4
+
+
+RULES = {
+    "prototypes": lambda: StepwiseEM(3),
+    "low_rank": lambda: StepwiseEM(3, "low_rank", rank=1),
+    "gas": lambda: NeuralGas(5),
+    "bank": lambda: ParticleKernels(50),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_state_of_a_joint_mixture_can_be_stored(rule):
+    latent = joint_mixture(RULES[rule]())
+    latent.train()(*dependent_embeddings())
+    again = JointMixture(RULES[rule]())
     again.load_state_dict(latent.state_dict())
-    again.eval()
-    z_c, z_t = dependent_embeddings()
-    assert float(again(z_c, z_t)) == pytest.approx(float(latent(z_c, z_t)), abs=1e-9)
+    pair = dependent_embeddings()
+    expected = float(latent.eval()(*pair))
+    assert float(again.eval()(*pair)) == pytest.approx(expected, abs=1e-9)
+    # And it goes on from there.
+    assert math.isfinite(float(again.train()(*pair)))
+
+
+def test_a_mixture_that_has_not_started_has_no_state():
+    for make in RULES.values():
+        latent = JointMixture(make())
+        latent.load_state_dict(latent.state_dict())
+        assert latent.components.density is None
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("likelihood", ["conditional", "joint"])
+def test_every_rule_has_a_finite_loss_and_gradient(rule, likelihood):
+    latent = JointMixture(RULES[rule](), likelihood=likelihood)
+    z_c, z_t = (z.requires_grad_() for z in dependent_embeddings())
+    latent.initialize(z_c, z_t, seed=0)
+    for gradient in torch.autograd.grad(latent.train()(z_c, z_t), (z_c, z_t)):
+        assert bool(torch.isfinite(gradient).all())
+        assert float(gradient.abs().max()) > 0
 
 
 @pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "spherical"])
 def test_every_covariance_type_has_a_finite_loss_and_gradient(covariance_type):
-    latent = JointMixture(3, covariance_type)
+    latent = JointMixture(StepwiseEM(3, covariance_type))
     z_c, z_t = (z.requires_grad_() for z in dependent_embeddings())
     latent.initialize(z_c, z_t, seed=0)
     for gradient in torch.autograd.grad(latent.train()(z_c, z_t), (z_c, z_t)):
@@ -320,6 +431,99 @@ def test_a_reverse_head_trains_the_target_on_the_detached_context():
     backward = -latent.reverse_head(z_t).log_prob(z_c.detach()).mean()
     torch.testing.assert_close(gradients[0], torch.autograd.grad(forward, z_c)[0])
     torch.testing.assert_close(gradients[1], torch.autograd.grad(backward, z_t)[0])
+
+
+def test_the_parameters_of_the_mixture_depend_on_the_context_alone():
+    """The bottleneck is one of structure: the head is not given the target."""
+    latent = ConditionalMixture(head(), None, 2.0)
+    z_c, z_t = (z.requires_grad_() for z in dependent_embeddings())
+    calls = []
+    latent.head.register_forward_hook(
+        lambda module, arguments, mixture: calls.append((arguments, mixture))
+    )
+    latent(z_c, z_t)
+    ((arguments, mixture),) = calls
+    assert len(arguments) == 1
+    assert arguments[0] is z_c
+    for parameter in mixture.parameters().values():
+        total = parameter.square().sum()
+        gradients = torch.autograd.grad(
+            total, (z_c, z_t), allow_unused=True, retain_graph=True
+        )
+        assert float(gradients[0].abs().max()) > 0
+        assert gradients[1] is None
+    with pytest.raises(TypeError, match="positional argument"):
+        latent.head(z_c, z_t)
+
+
+# --------------------------------------------------------------------- marginal losses
+
+
+@pytest.mark.parametrize("marginal", ["moment_kl", "gaussian", "vicreg"])
+def test_the_marginal_loss_is_the_one_that_is_named(marginal):
+    z_c, z_t = dependent_embeddings()
+    latent = ConditionalMixture(head(), head(), 1.5, marginal=marginal)
+    latent.initialize(z_c, z_t, seed=0)
+    losses = {
+        "moment_kl": moment_kl,
+        "vicreg": VarianceCovariance(),
+        "gaussian": lambda z: (
+            -torch.distributions.MultivariateNormal(z.mean(0), covariance(z))
+            .log_prob(z)
+            .mean()
+        ),
+    }
+    expected = 1.5 * (losses[marginal](z_c) + losses[marginal](z_t))
+    expected = expected - latent.head(z_c).log_prob(z_t).mean()
+    expected = expected - latent.reverse_head(z_t).log_prob(z_c).mean()
+    assert latent(z_c, z_t).item() == pytest.approx(expected.item(), abs=1e-3)
+
+
+def test_a_learned_gaussian_makes_the_loss_that_of_the_joint():
+    z_c, z_t = dependent_embeddings()
+    latent = ConditionalMixture(head(), None, 1.0, marginal="gaussian")
+    latent.initialize(z_c, z_t, seed=0)
+    joint = latent.marginal.density().log_prob(z_c) + latent.head(z_c).log_prob(z_t)
+    assert latent(z_c, z_t).item() == pytest.approx(-joint.mean().item())
+
+
+def test_a_learned_gaussian_follows_the_embeddings_by_gradients():
+    z = 0.5 * normal(300, 3) @ normal(3, 3, seed=2) + 1.5
+    marginal = LearnedGaussian(3).double()
+    optimiser = torch.optim.Adam(marginal.parameters(), 0.05)
+    for _ in range(400):
+        optimiser.zero_grad()
+        marginal(z).backward()
+        optimiser.step()
+    density = marginal.density()
+    torch.testing.assert_close(density.mean, z.mean(0), atol=0.02, rtol=0)
+    torch.testing.assert_close(
+        density.covariance_matrix, covariance(z), atol=0.05, rtol=0.05
+    )
+
+
+def test_only_the_learned_gaussian_rewards_shrinking():
+    z, _ = whitened_pair()
+    marginal = LearnedGaussian(3)
+
+    def gaussian(z):
+        marginal.initialize(z)
+        return marginal(z)
+
+    for loss, is_attractive in (
+        (gaussian, True),
+        (moment_kl, False),
+        (VarianceCovariance(), False),
+    ):
+        values = [loss(scale * z).item() for scale in (1.0, 0.1, 0.01)]
+        assert (values[0] > values[1] > values[2]) is is_attractive
+        assert (values[0] < values[1] < values[2]) is not is_attractive
+
+
+def test_a_learned_gaussian_starts_from_a_point_too():
+    marginal = LearnedGaussian(2)
+    marginal.initialize(torch.ones(10, 2))
+    assert math.isfinite(marginal(torch.ones(10, 2)).item())
 
 
 @pytest.mark.parametrize(
