@@ -1,9 +1,21 @@
 """Inputs with several right answers: y lies on one of a few curves over x."""
 
-import numpy as np
-from scipy.special import logsumexp
+from collections.abc import Callable
+from typing import NamedTuple
 
-from skgmje._backend import resolve_random_state
+import numpy as np
+import torch
+
+from skgmje._backend import as_numpy, resolve_random_state
+from skgmje.mixture import MultivariateNormalMixture
+
+
+class _Branches(NamedTuple):
+    """Curves over x, the probability of each, and how the noise grows with x."""
+
+    curves: Callable[[np.ndarray], np.ndarray]
+    weights: tuple[float, ...] = (1 / 3, 1 / 3, 1 / 3)
+    noise_factor: Callable[[np.ndarray], np.ndarray] = np.ones_like
 
 
 def _separated(x: np.ndarray) -> np.ndarray:
@@ -15,7 +27,12 @@ def _intersecting(x: np.ndarray) -> np.ndarray:
     return np.stack([x, -x, 0.6 * np.sin(2 * np.pi * x)])
 
 
-_BRANCHES = {"separated": _separated, "intersecting": _intersecting}
+_BRANCHES = {
+    "separated": _Branches(_separated),
+    "intersecting": _Branches(_intersecting),
+    "heteroscedastic": _Branches(_separated, noise_factor=lambda x: 4.0**x),
+    "unequal": _Branches(_separated, weights=(0.6, 0.3, 0.1)),
+}
 
 
 def make_branches(
@@ -26,14 +43,17 @@ def make_branches(
     random_state=None,
     return_branch=False,
 ):
-    """Make pairs in which each input has three equally likely answers.
+    """Make pairs in which each input has three right answers.
 
     Parameters
     ----------
     n_samples : int, default=1000
         Number of pairs.
-    kind : {'separated', 'intersecting'}, default='separated'
-        Three curves that keep apart, or three that cross.
+    kind : {'separated', 'intersecting', 'heteroscedastic', 'unequal'}, \
+default='separated'
+        Three curves that keep apart, or three that cross, all equally likely;
+        ``'heteroscedastic'``: curves apart, with noise times ``4 ** x``;
+        ``'unequal'``: curves apart, with probabilities 0.6, 0.3 and 0.1.
     noise : float, default=0.05
         Standard deviation of y about its curve.
     random_state : int, RandomState instance or None, default=None
@@ -50,15 +70,21 @@ def make_branches(
     branch : ndarray of int of shape (n_samples,)
         Index of the curve; only if `return_branch`.
 
+    Raises
+    ------
+    ValueError
+        If `kind` is not known or `noise` is not positive.
+
     See Also
     --------
-    branch_log_density : The true conditional density.
+    branch_conditional : The true conditional density.
+    branch_log_density : Its logarithm at the pairs.
 
     References
     ----------
     Three separated branches with noise 0.05 are those of Y. Huang, "Gaussian Joint
     Embeddings for Self-Supervised Representation Learning", arXiv:2603.26799 (2026);
-    the curves themselves are our choice.
+    the curves themselves, and the other kinds, are our choice.
 
     Examples
     --------
@@ -67,17 +93,60 @@ def make_branches(
     >>> X.shape, y.shape
     ((5, 1), (5, 1))
     """
+    branches = _branches(kind, noise)
     rng = resolve_random_state(random_state)
     x = rng.uniform(-1, 1, n_samples)
-    curves = _BRANCHES[kind](x)
-    branch = rng.randint(len(curves), size=n_samples)
-    y = curves[branch, np.arange(n_samples)] + noise * rng.standard_normal(n_samples)
+    curves = branches.curves(x)
+    branch = _draw_branch(rng, branches.weights, n_samples)
+    scale = noise * branches.noise_factor(x)
+    y = curves[branch, np.arange(n_samples)] + scale * rng.standard_normal(n_samples)
     pair = x[:, np.newaxis], y[:, np.newaxis]
     return (*pair, branch) if return_branch else pair
 
 
+def branch_conditional(X, *, kind="separated", noise=0.05):
+    """Conditional density of the pairs of `make_branches`: the oracle.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, 1)
+        Inputs.
+    kind : {'separated', 'intersecting', 'heteroscedastic', 'unequal'}, \
+default='separated'
+        As in `make_branches`.
+    noise : float, default=0.05
+        As in `make_branches`.
+
+    Returns
+    -------
+    conditional : MultivariateNormalMixture
+        Batch of `n_samples` mixtures over y, with a component for each curve.
+
+    Raises
+    ------
+    ValueError
+        If `kind` is not known or `noise` is not positive.
+
+    Examples
+    --------
+    >>> from skgmje.datasets import branch_conditional
+    >>> branch_conditional([[0.0]]).means.ravel()
+    tensor([ 1.5000,  0.0000, -1.5000], dtype=torch.float64)
+    """
+    branches = _branches(kind, noise)
+    x = np.asarray(X, dtype=float)[:, 0]
+    means = branches.curves(x).T
+    scale = (noise * branches.noise_factor(x))[:, np.newaxis]
+    weights = np.broadcast_to(branches.weights, means.shape)
+    return MultivariateNormalMixture(
+        torch.tensor(weights),
+        torch.tensor(means[:, :, np.newaxis]),
+        scale_spherical=torch.tensor(np.broadcast_to(scale, means.shape)),
+    )
+
+
 def branch_log_density(X, y, *, kind="separated", noise=0.05):
-    """Conditional log-density of the pairs of `make_branches`: the oracle.
+    """Conditional log-density of the pairs of `make_branches`: the oracle's score.
 
     Parameters
     ----------
@@ -85,15 +154,21 @@ def branch_log_density(X, y, *, kind="separated", noise=0.05):
         Inputs.
     y : array-like of shape (n_samples, 1)
         Answers.
-    kind : {'separated', 'intersecting'}, default='separated'
-        The curves.
+    kind : {'separated', 'intersecting', 'heteroscedastic', 'unequal'}, \
+default='separated'
+        As in `make_branches`.
     noise : float, default=0.05
-        Standard deviation of y about its curve.
+        As in `make_branches`.
 
     Returns
     -------
     log_density : ndarray of shape (n_samples,)
         ``log p(y | x)`` in nats.
+
+    Raises
+    ------
+    ValueError
+        If `kind` is not known or `noise` is not positive.
 
     Examples
     --------
@@ -101,7 +176,27 @@ def branch_log_density(X, y, *, kind="separated", noise=0.05):
     >>> branch_log_density([[0.0]], [[0.0]]).round(3)
     array([0.978])
     """
-    curves = _BRANCHES[kind](np.asarray(X, dtype=float)[:, 0])
-    residual = (np.asarray(y, dtype=float)[:, 0] - curves) / noise
-    log_norm = np.log(len(curves)) + np.log(noise) + 0.5 * np.log(2 * np.pi)
-    return logsumexp(-0.5 * residual**2, axis=0) - log_norm
+    conditional = branch_conditional(X, kind=kind, noise=noise)
+    return as_numpy(conditional.log_prob(torch.tensor(np.asarray(y, dtype=float))))
+
+
+def _branches(kind: str, noise: float) -> _Branches:
+    if kind not in _BRANCHES:
+        raise ValueError(f"kind must be one of {sorted(_BRANCHES)}; got {kind!r}.")
+    check_noise(noise)
+    return _BRANCHES[kind]
+
+
+def check_noise(noise: float) -> None:
+    """Refuse a noise that has no density."""
+    if not noise > 0:
+        raise ValueError(f"noise must be positive; got {noise!r}.")
+
+
+def _draw_branch(
+    rng: np.random.RandomState, weights: tuple[float, ...], n_samples: int
+) -> np.ndarray:
+    # Equal weights keep the draws that seeds have always given.
+    if len(set(weights)) == 1:
+        return rng.randint(len(weights), size=n_samples)
+    return rng.choice(len(weights), size=n_samples, p=weights)

@@ -17,7 +17,7 @@ def retrieval_score(estimator, X, Y, *, k=10, n_candidates=1000):
 
     Parameters
     ----------
-    estimator : GJEEmbedder, GMJEEmbedder or MDNEmbedder
+    estimator : embedder
         A fitted embedder.
     X : array-like of shape (n_samples, n_features)
         Context view of rows that were not fitted.
