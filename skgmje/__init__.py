@@ -12,9 +12,13 @@ __version__ = "0.1.0.dev0"
 _HOMES = {
     "GJEEmbedder": "skgmje.embedding",
     "GMJEEmbedder": "skgmje.embedding",
+    "GaussianProcessEmbedder": "skgmje.embedding",
+    "JEPAEmbedder": "skgmje.embedding",
     "MDNEmbedder": "skgmje.embedding",
     "GaussianMixture": "skgmje.mixture",
+    "GrowingNeuralGas": "skgmje.mixture",
     "MultivariateNormalMixture": "skgmje.mixture",
+    "ParticleBank": "skgmje.mixture",
     "load": "skgmje.io",
 }
 _SUBMODULES = frozenset(
@@ -37,8 +41,12 @@ __all__ = [
     "GJEEmbedder",
     "GMJEEmbedder",
     "GaussianMixture",
+    "GaussianProcessEmbedder",
+    "GrowingNeuralGas",
+    "JEPAEmbedder",
     "MDNEmbedder",
     "MultivariateNormalMixture",
+    "ParticleBank",
     "__version__",
     "load",
 ]

@@ -17,7 +17,16 @@ import skgmje
 __all__ = ["SaveMixin", "load"]
 
 FORMAT = 1
-_LOADABLE = ("GJEEmbedder", "GMJEEmbedder", "GaussianMixture", "MDNEmbedder")
+_LOADABLE = (
+    "GJEEmbedder",
+    "GMJEEmbedder",
+    "GaussianMixture",
+    "GaussianProcessEmbedder",
+    "GrowingNeuralGas",
+    "JEPAEmbedder",
+    "MDNEmbedder",
+    "ParticleBank",
+)
 
 
 class _MissingEncoderError(ValueError):
@@ -118,6 +127,10 @@ def load(path, **encoders):
             f"{str(path)!r} was written by skgmje {header.get('skgmje_version')}, "
             "which is newer than this one; update skgmje to read it."
         )
+    return _build(name, state)
+
+
+def _build(name: str, state: dict[str, Any]) -> Any:
     estimator = getattr(skgmje, name)()
     estimator.__setstate__(state)
     return estimator
@@ -144,6 +157,9 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, (list, tuple)):
         items = [_encode(v, f"{path}/{i}", arrays) for i, v in enumerate(value)]
         return {"__tuple__": items} if isinstance(value, tuple) else items
+    if type(value).__name__ in _LOADABLE:
+        state = _encode(value.__getstate__(), path, arrays)
+        return {"__estimator__": [type(value).__name__, state]}
     parameter = path.rsplit("/", maxsplit=1)[-1]
     if parameter in ("encoder", "target_encoder") and callable(value):
         owner = "target_encoder" if "target_encoder" in path else "encoder"
@@ -166,6 +182,8 @@ def _decode(value: Any, arrays: dict[str, np.ndarray], encoders: dict[str, Any])
         return np.array(content, dtype=object)
     if kind == "__tuple__":
         return tuple(_decode(item, arrays, encoders) for item in content)
+    if kind == "__estimator__" and content[0] in _LOADABLE:
+        return _build(content[0], _decode(content[1], arrays, encoders))
     if kind == "__code__":
         # A target encoder of the context encoder's kind was not asked for by name.
         encoder = encoders.get(content, encoders.get("encoder"))

@@ -8,14 +8,25 @@ import sklearn
 import torch
 from torch import nn
 
-from skgmje import GaussianMixture, GJEEmbedder, GMJEEmbedder, MDNEmbedder, load
-from skgmje.datasets import make_branches
-from skgmje.metrics import retrieval_score
+from skgmje import (
+    GaussianMixture,
+    GaussianProcessEmbedder,
+    GJEEmbedder,
+    GMJEEmbedder,
+    GrowingNeuralGas,
+    JEPAEmbedder,
+    MDNEmbedder,
+    ParticleBank,
+    load,
+)
+from skgmje.datasets import make_branches, make_curves, make_inverse
+from skgmje.metrics import retrieval_score, two_sample_accuracy
 
 FAST = {"max_iter": 2, "batch_size": 64, "hidden_layer_sizes": (8,)}
 ESTIMATORS = {
     "gje": GJEEmbedder(embedding_dim=2, **FAST),
     "gmje": GMJEEmbedder(2, embedding_dim=2, **FAST),
+    "jepa": JEPAEmbedder(embedding_dim=2, **FAST),
     "mdn": MDNEmbedder(2, embedding_dim=2, **FAST),
 }
 each_estimator = pytest.mark.parametrize("name", ESTIMATORS)
@@ -207,6 +218,26 @@ def test_inputs_are_not_changed(name, pairs):
 
 
 @each_seed
+@pytest.mark.parametrize("n_points", [50, 1000])
+def test_a_gaussian_process_leaves_no_trace(random_state, n_points, pairs, tmp_path):
+    X, Y = pairs
+    process = GaussianProcessEmbedder(n_points=n_points, random_state=random_state)
+    state = State()
+    process.fit(X, Y)
+    state.assert_same("fit")
+    for step in (
+        lambda: process.predict(X),
+        lambda: process.score(X, Y),
+        lambda: process.sample(5),
+        lambda: process.sample_conditional(X, 2),
+        lambda: process.save(tmp_path / "file"),
+        lambda: load(tmp_path / "file"),
+    ):
+        step()
+        state.assert_same("inference")
+
+
+@each_seed
 def test_a_mixture_leaves_no_trace(random_state, pairs, tmp_path):
     X = pairs[0]
     mixture = GaussianMixture(
@@ -226,6 +257,40 @@ def test_a_mixture_leaves_no_trace(random_state, pairs, tmp_path):
         state.assert_same("inference")
 
 
+@each_seed
+def test_a_bank_leaves_no_trace(random_state, pairs, tmp_path):
+    X = pairs[0]
+    bank = ParticleBank(64, min_ess=1.0, jitter=0.1, random_state=random_state)
+    state = State()
+    for step in (
+        lambda: bank.fit(X),
+        lambda: bank.partial_fit(X),
+        lambda: bank.score(X),
+        lambda: bank.sample(5),
+        lambda: bank.condition([0], X[:, :1]).mean,
+        lambda: bank.save(tmp_path / "file"),
+    ):
+        step()
+        state.assert_same("bank")
+
+
+@each_seed
+def test_a_neural_gas_leaves_no_trace(random_state, pairs, tmp_path):
+    X = pairs[0]
+    gas = GrowingNeuralGas(20, max_iter=1, random_state=random_state)
+    state = State()
+    for step in (
+        lambda: gas.fit(X),
+        lambda: gas.partial_fit(X),
+        lambda: gas.predict(X),
+        lambda: gas.transform(X),
+        lambda: gas.to_mixture(X, n_em_steps=1),
+        lambda: gas.save(tmp_path / "file"),
+    ):
+        step()
+        state.assert_same("step")
+
+
 def test_data_makers_and_metrics_leave_no_trace():
     state = State()
     X, y = make_branches(100)
@@ -233,3 +298,8 @@ def test_data_makers_and_metrics_leave_no_trace():
     estimator = GJEEmbedder(encoder="identity", target="y").fit(X, y)
     retrieval_score(estimator, X, y)
     state.assert_same("retrieval_score")
+    for make in (make_curves, make_inverse):
+        make(10)
+        state.assert_same(make.__name__)
+    two_sample_accuracy(X, y)
+    state.assert_same("two_sample_accuracy")

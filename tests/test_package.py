@@ -208,7 +208,16 @@ def test_public_names_have_an_example(value):
     assert "Examples\n-----" in inspect.getdoc(value)
 
 
-ESTIMATORS = ["GJEEmbedder", "GMJEEmbedder", "GaussianMixture", "MDNEmbedder"]
+ESTIMATORS = [
+    "GJEEmbedder",
+    "GMJEEmbedder",
+    "GaussianMixture",
+    "GaussianProcessEmbedder",
+    "GrowingNeuralGas",
+    "JEPAEmbedder",
+    "MDNEmbedder",
+    "ParticleBank",
+]
 
 
 @pytest.mark.parametrize("name", ESTIMATORS)

@@ -46,7 +46,11 @@ class BaseJointEmbedder(
     _parameter_constraints: dict = {  # noqa: RUF012
         "embedding_dim": [Interval(Integral, 1, None, closed="left")],
         "encoder": [StrOptions({"mlp", "linear", "identity"}), callable],
-        "target_encoder": [StrOptions({"mlp", "linear", "identity"}), callable, None],
+        "target_encoder": [
+            StrOptions({"mlp", "linear", "identity", "shared"}),
+            callable,
+            None,
+        ],
         "hidden_layer_sizes": ["array-like"],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "target": [StrOptions({"auto", "y", "augment"})],
@@ -211,7 +215,7 @@ class BaseJointEmbedder(
                 n_samples, generator=run.model.generator, device=run.device
             )
             rows = order[:n_validation]
-        return Trainer(
+        trainer = Trainer(
             run.model,
             run.views,
             run.model.generator,
@@ -224,6 +228,8 @@ class BaseJointEmbedder(
             validation_rows=rows,
             verbose=bool(self.verbose),
         )
+        trainer.optimizer.register_step_post_hook(lambda *_: run.model.after_step())
+        return trainer
 
     def _train(self, run: Run, context: Any, data: dict[str, Any]) -> None:
         trainer = self._make_trainer(run, self.max_iter, self.early_stopping)
@@ -250,7 +256,7 @@ class BaseJointEmbedder(
     # -------------------------------------------------------------- after training
 
     def _final_networks(self, run: Run) -> dict[str, Any]:
-        encoder, target_encoder = run.model.encoders.map(Encoder.for_inference)
+        encoder, target_encoder = run.model.fitted_encoders.map(Encoder.for_inference)
         return run.attributes | {
             "encoder_": encoder,
             "target_encoder_": target_encoder,
@@ -293,7 +299,7 @@ class BaseJointEmbedder(
         return z_c, z_t
 
     def _keep_training_state(self, run: Run, optimizer: bool = False) -> dict[str, Any]:
-        state: dict[str, Any] = {"latent": to_arrays(run.model.latent.state_dict())}
+        state: dict[str, Any] = {"memory": to_arrays(run.model.memory.state_dict())}
         if optimizer and run.trainer is not None:
             moments = run.trainer.optimizer.state_dict()["state"]
             state["optimizer"] = {"state": to_arrays(moments)}

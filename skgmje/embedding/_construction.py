@@ -16,10 +16,11 @@ from skgmje._backend import (
     resolve_device,
     resolve_random_state,
 )
-from skgmje.embedding._density import check_enough_rows, moments
+from skgmje.embedding._density import check_enough_rows
 from skgmje.embedding._inference import InferenceMixin
 from skgmje.embedding._model import Encoders, JointModel
 from skgmje.embedding._state import to_tensors
+from skgmje.latent._moments import moments
 from skgmje.networks import Encoder
 from skgmje.networks._encoders import Whitening
 from skgmje.training import Trainer, Views
@@ -53,10 +54,13 @@ class ConstructionMixin(InferenceMixin):
     # None means the kind of the context encoder.
     _default_target_encoder: str | None = None
 
+    # Last columns of X that are passed by the encoder.
+    n_side_features = 0
+
     # Parameters of the estimator that this is mixed into, and its fitted state.
     encoder: Any
     target_encoder: Any
-    embedding_dim: int
+    embedding_dim: Any
     hidden_layer_sizes: Any
     activation: str
     target: str
@@ -70,8 +74,38 @@ class ConstructionMixin(InferenceMixin):
     def _make_latent(self, encoders: Encoders, generator: torch.Generator) -> nn.Module:
         """Return the latent density to train over the embeddings of both views."""
 
+    def _on_sphere(self, encoders: Encoders) -> bool:
+        """Say whether embeddings are to have unit length."""
+        return False
+
+    def _make_model(
+        self, encoders: Encoders, latent: nn.Module, generator: torch.Generator
+    ) -> JointModel:
+        return JointModel(encoders, latent, generator)
+
     def _n_density_components(self) -> int:
         return 1
+
+    def _shares_encoder(self, target: np.ndarray | None) -> bool:
+        """Say whether one encoder embeds both views."""
+        if isinstance(self.target_encoder, str) and self.target_encoder == "shared":
+            return True
+        return target is None and self.target_encoder is None
+
+    def _check_shared(self, X: np.ndarray, target: np.ndarray | None) -> None:
+        if target is None or not self._shares_encoder(target):
+            return
+        n_embedded = X.shape[1] - self.n_side_features
+        if target.shape[1] != n_embedded:
+            raise ValueError(
+                "target_encoder='shared' needs views of equal width, but the encoder "
+                f"is given {n_embedded} columns of X and the target view has "
+                f"{target.shape[1]}; use target_encoder=None."
+            )
+
+    def _training_encoders(self) -> Encoders:
+        """Return the encoders from which the training of a fitted estimator goes on."""
+        return self._encoders()
 
     def _validate_views(
         self, X: Any, y: Any, target_view: Any, reset: bool
@@ -108,6 +142,7 @@ class ConstructionMixin(InferenceMixin):
         if not reset:
             self._check_same_views(target, source)
         else:
+            self._check_shared(X, target)
             check_enough_rows(self._n_density_components(), len(X))
         return target, attributes
 
@@ -142,8 +177,10 @@ class ConstructionMixin(InferenceMixin):
             y_moments = _moments(target)
             attributes["y_mean_"], attributes["y_scale_"] = y_moments
         with self._user_rng(seed, device):
-            encoder = self._make_encoder(self.encoder, X, x_moments, weights, device)
-            if target is None and self.target_encoder is None:
+            encoder = self._make_encoder(
+                self.encoder, X, x_moments, weights, device, self.n_side_features
+            )
+            if self._shares_encoder(target):
                 encoders = Encoders(encoder, encoder)
             else:
                 kind = self.target_encoder
@@ -159,6 +196,9 @@ class ConstructionMixin(InferenceMixin):
                         device,
                     ),
                 )
+            if self._on_sphere(encoders):
+                for each in set(encoders):
+                    each.put_on_sphere()
             attributes["_n_features_out"] = encoders.widths()[0]
             latent = self._make_latent(encoders, weights).to(device)
         attributes["score_unit_"] = (
@@ -166,8 +206,8 @@ class ConstructionMixin(InferenceMixin):
             if encoders.target.is_identity
             else "nats of mutual information"
         )
-        model = JointModel(encoders, latent, generator)
-        views = self._make_views(X, target, encoders)
+        model = self._make_model(encoders, latent, generator)
+        views = self._make_views(X, target, model.fitted_encoders)
         return Run(model, X, target, views, seed, attributes)
 
     def _resume(
@@ -178,15 +218,17 @@ class ConstructionMixin(InferenceMixin):
         sequence = np.random.SeedSequence([self._seed, self.n_samples_seen_])
         seed = int(sequence.generate_state(1)[0])
         generator = torch.Generator(device=device).manual_seed(seed)
-        encoders = self._encoders().map(lambda e: e.for_training().to(device))
+        encoders = self._training_encoders().map(
+            lambda encoder: encoder.for_training().to(device)
+        )
         weights = torch.Generator().manual_seed(seed)
         latent = self._make_latent(encoders, weights).to(device)
-        model = JointModel(encoders, latent, generator)
+        model = self._make_model(encoders, latent, generator)
         if self._training_state:
-            state = to_tensors(self._training_state["latent"], device)
-            latent.load_state_dict(state)
+            state = to_tensors(self._training_state["memory"], device)
+            model.memory.load_state_dict(state)
             model.started = True
-        views = self._make_views(X, target, encoders)
+        views = self._make_views(X, target, model.fitted_encoders)
         return Run(model, X, target, views, self._seed, attributes)
 
     def _make_encoder(
@@ -196,6 +238,7 @@ class ConstructionMixin(InferenceMixin):
         moments: tuple[np.ndarray, np.ndarray],
         generator: torch.Generator,
         device: torch.device,
+        n_side_features: int = 0,
     ) -> Encoder:
         mean, scale = (torch.tensor(moment) for moment in moments)
         recipe = {
@@ -204,13 +247,15 @@ class ConstructionMixin(InferenceMixin):
             "embedding_dim": self.embedding_dim,
             "hidden_layer_sizes": tuple(self.hidden_layer_sizes),
             "activation": self.activation,
+            "n_side_features": n_side_features,
         }
         encoder = Encoder(recipe, mean, scale, generator)
         encoder.network.float()
         encoder.to(device)
         for module in encoder.network.modules():
             if isinstance(module, Whitening):
-                module.fit(encoder.standardise(as_tensor(view, device)))
+                rows = encoder.standardise(as_tensor(view, device))
+                module.fit(rows[:, : len(module.matrix)])
         return encoder
 
     def _make_views(

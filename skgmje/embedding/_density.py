@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from skgmje._backend import as_numpy
+from skgmje.embedding._low_rank import fit_low_rank
+from skgmje.latent._moments import moments
 from skgmje.mixture import GaussianMixture, MultivariateNormalMixture
 from skgmje.mixture._em import (
     expectation,
@@ -13,12 +15,18 @@ from skgmje.mixture._em import (
     statistics_of_density,
     stepwise,
 )
+from skgmje.mixture._factor_analysis import factorise
 
 EM_MAX_ITER, EM_TOL = 1000, 1e-4
 
 
 def fit_mixture(
-    z: Tensor, n_components: int, covariance_type: str, reg_covar: float, seed: int
+    z: Tensor,
+    n_components: int,
+    covariance_type: str,
+    reg_covar: float,
+    seed: int,
+    rank: int = 0,
 ) -> tuple[MultivariateNormalMixture, list[float]]:
     """Fit a mixture by EM from the best of several short starts.
 
@@ -31,12 +39,15 @@ def fit_mixture(
         Embeddings.
     n_components : int
         Number of components.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}
+    covariance_type : {'full', 'tied', 'diag', 'spherical', 'low_rank'}
         Form of the covariances.
     reg_covar : float
-        Added to the diagonal of the covariances, in units of the variances.
+        Added to the diagonal of the covariances, in units of the variances; the least
+        noise of low-rank ones.
     seed : int
         Seed of the starts.
+    rank : int, default=0
+        Number of factors of low-rank covariances.
 
     Returns
     -------
@@ -47,9 +58,10 @@ def fit_mixture(
     """
     loc, scale = moments(z)
     rows = as_numpy((z - loc) / scale)
+    is_low_rank = covariance_type == "low_rank"
     mixture = GaussianMixture(
         n_components,
-        covariance_type=covariance_type,
+        covariance_type="full" if is_low_rank else covariance_type,
         init_params="short_runs" if n_components > 1 else "random",
         reg_covar=reg_covar,
         max_iter=EM_MAX_ITER,
@@ -58,7 +70,10 @@ def fit_mixture(
         device=z.device,
     )
     try:
-        mixture.fit(rows)
+        if is_low_rank:
+            density, bounds = fit_low_rank(mixture, rows, rank)
+        else:
+            density, bounds = mixture.fit(rows).density_, mixture.lower_bounds_
     except KeyboardInterrupt:
         warnings.warn(
             "Fitting the density was interrupted by user; it has one component.",
@@ -66,34 +81,12 @@ def fit_mixture(
             stacklevel=2,
         )
         mixture.set_params(n_components=1, init_params="random", max_iter=2, tol=1.0)
-        mixture.fit(rows)
+        density, bounds = mixture.fit(rows).density_, mixture.lower_bounds_
+        if is_low_rank:
+            density = factorise(density, rank, reg_covar)
     log_jacobian = float(scale.log().sum())
-    loss_curve = [float(log_jacobian - bound) for bound in mixture.lower_bounds_]
-    return _settle(mixture.density_.affine(loc, scale)), loss_curve
-
-
-def moments(z: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each column, at any scale; one if constant.
-
-    Parameters
-    ----------
-    z : tensor of float64 of shape (n_samples, n_features)
-        Rows.
-
-    Returns
-    -------
-    loc, scale : tensor of shape (n_features,)
-        The moments.
-    """
-    loc = z.mean(0)
-    deviation = z - loc
-    # Squares of deviations relative to the largest neither overflow nor vanish.
-    peak = deviation.abs().amax(0)
-    # Below float64's own noise a column is constant.
-    constant = peak <= 10 * torch.finfo(z.dtype).eps * loc.abs()
-    peak = torch.where(constant, 1.0, peak)
-    scale = peak * (deviation / peak).square().mean(0).sqrt()
-    return loc, torch.where(constant, 1.0, scale)
+    loss_curve = [float(log_jacobian - bound) for bound in bounds]
+    return _settle(density.affine(loc, scale)), loss_curve
 
 
 def update_mixture(
@@ -116,7 +109,7 @@ def update_mixture(
         that of a fit to all rows.
     reg_covar : float
         As in :func:`fit_mixture`.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}
+    covariance_type : {'full', 'tied', 'diag', 'spherical', 'low_rank'}
         As in :func:`fit_mixture`.
 
     Returns
@@ -143,6 +136,35 @@ def update_mixture(
     floor = rate * reg_covar * density.variance
     moved = maximization(statistics, floor).density(covariance_type)
     return _settle(moved), -batch.mean_log_likelihood
+
+
+def fit_centred_gaussian(
+    residual: Tensor, reg_covar: float
+) -> MultivariateNormalMixture:
+    """Fit a Gaussian about zero to residuals.
+
+    Parameters
+    ----------
+    residual : tensor of float64 of shape (n_samples, n_features)
+        Errors of a prediction.
+    reg_covar : float
+        Added to the diagonal of the covariance, in units of the variances.
+
+    Returns
+    -------
+    density : MultivariateNormalMixture
+        One Gaussian with the second moment of the residuals.
+    """
+    both = torch.cat([residual, -residual])
+    return fit_mixture(both, 1, "full", reg_covar, seed=0)[0]
+
+
+def update_centred_gaussian(
+    density: MultivariateNormalMixture, residual: Tensor, rate: float, reg_covar: float
+) -> MultivariateNormalMixture:
+    """Move a Gaussian about zero towards the residuals of a batch."""
+    both = torch.cat([residual, -residual])
+    return update_mixture(density, both, rate, reg_covar, "full")[0]
 
 
 def _settle(density: MultivariateNormalMixture) -> MultivariateNormalMixture:

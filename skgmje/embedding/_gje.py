@@ -2,7 +2,7 @@
 
 import torch
 
-from skgmje.embedding._joint import JointDensityEmbedder
+from skgmje.embedding._joint import DensityForm, JointDensityEmbedder
 from skgmje.embedding._model import Encoders
 from skgmje.latent import GaussianMutualInformation
 
@@ -28,10 +28,11 @@ class GJEEmbedder(JointDensityEmbedder):
         Encoder of the context view. A module is copied and trained, or kept as it is if
         no weight of it requires a gradient; a factory is called as
         ``factory(n_features_in, embedding_dim)``. Both are given standardised rows.
-    target_encoder : same as `encoder` or None, default=None
+    target_encoder : same as `encoder`, 'shared' or None, default=None
         Encoder of the target view. None means the same encoder for both
         views where both are drawn from X, and otherwise a second one of the kind of
-        `encoder`.
+        `encoder`. ``'shared'`` is the same encoder for two given views of one kind,
+        both standardised by the moments of X.
     hidden_layer_sizes : array-like of int, default=(128, 128)
         Hidden layers of ``'mlp'`` encoders.
     activation : str, default='relu'
@@ -177,5 +178,5 @@ class GJEEmbedder(JointDensityEmbedder):
     ) -> torch.nn.Module:
         return GaussianMutualInformation()
 
-    def _density_form(self) -> tuple[int, str]:
-        return 1, "full"
+    def _density_form(self) -> DensityForm:
+        return DensityForm(1)

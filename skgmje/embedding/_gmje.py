@@ -1,13 +1,27 @@
 """GMJE: a mixture of Gaussians over the embeddings of two views."""
 
 from numbers import Integral
+from typing import Any
 
 import torch
+from sklearn.utils.validation import check_is_fitted
+from torch import Tensor
 
+from skgmje._backend import as_numpy
 from skgmje._validation import Interval, StrOptions
-from skgmje.embedding._joint import JointDensityEmbedder
-from skgmje.embedding._model import Encoders
-from skgmje.latent import JointMixture
+from skgmje.embedding._joint import DensityForm, JointDensityEmbedder
+from skgmje.embedding._model import Encoders, JointModel
+from skgmje.embedding._structures import STRUCTURES, fit_structure, update_structure
+from skgmje.latent import (
+    ENTROPIES,
+    LIKELIHOODS,
+    BankInfoNCE,
+    ComponentRule,
+    JointMixture,
+    NeuralGas,
+    ParticleKernels,
+    StepwiseEM,
+)
 
 
 class GMJEEmbedder(JointDensityEmbedder):
@@ -31,10 +45,11 @@ class GMJEEmbedder(JointDensityEmbedder):
         Encoder of the context view. A module is copied and trained, or kept as it is if
         no weight of it requires a gradient; a factory is called as
         ``factory(n_features_in, embedding_dim)``. Both are given standardised rows.
-    target_encoder : same as `encoder` or None, default=None
+    target_encoder : same as `encoder`, 'shared' or None, default=None
         Encoder of the target view. None means the same encoder for both
         views where both are drawn from X, and otherwise a second one of the kind of
-        `encoder`.
+        `encoder`. ``'shared'`` is the same encoder for two given views of one kind,
+        both standardised by the moments of X.
     hidden_layer_sizes : array-like of int, default=(128, 128)
         Hidden layers of ``'mlp'`` encoders.
     activation : str, default='relu'
@@ -49,12 +64,30 @@ class GMJEEmbedder(JointDensityEmbedder):
     augmentation : {'corrupt', 'jitter'} or callable, default='corrupt'
         How a view is drawn from X: entries replaced by those of other rows, Gaussian
         noise, or a function of a batch (a tensor of rows in the units of X).
-    components : {'prototypes', 'em'}, default='prototypes'
-        How components follow the encoders: by a step of stepwise EM at every batch, or
-        by EM on all embeddings at every epoch.
-    covariance_type : {'full', 'tied', 'diag', 'spherical'}, default='full'
-        Form of the component covariances. Only full and tied ones let a component's
-        mean depend on the context.
+    components : {'prototypes', 'em', 'gng', 'bank'}, default='prototypes'
+        How components are placed. ``'prototypes'`` take a step of stepwise EM at every
+        batch, and EM at the end; ``'em'`` takes EM on all embeddings at every epoch.
+        ``'gng'`` puts at most `n_components` on the nodes of a growing neural gas,
+        whose edges show which answers are connected. ``'bank'`` keeps `n_components`
+        weighted particles, one isotropic component for each: take some hundreds.
+        Encoders of both views then train on the contrastive limit of the bank, on the
+        unit sphere.
+    likelihood : {'conditional', 'joint'}, default='conditional'
+        What trains encoders: the conditional likelihood in both directions, with
+        detached targets, or the joint likelihood. The contrastive loss of a bank does
+        not use it.
+    entropy : {'moment_kl', 'log_det', 'whitening', 'vicreg', 'knn'} or None, \
+default=None
+        What keeps the embeddings of each view from collapsing. None is ``'moment_kl'``;
+        with the joint likelihood, which rewards clusters that moments do not see,
+        ``'knn'`` is added to it.
+    covariance_type : {'full', 'tied', 'diag', 'spherical', 'low_rank'}, default='full'
+        Form of the component covariances. Only full, tied and low-rank ones let a
+        component's mean depend on the context. Low-rank ones (mixtures of factor
+        analysers) have far fewer parameters where embeddings are wide and rows few.
+    rank : int, default=2
+        Number of factors of low-rank covariances. It is cut to one less than the width
+        of both embeddings, at which they are full. Other forms do not use it.
     reg_covar : float, default=1e-6
         Added to the diagonal of the covariances of the fitted density, in units of the
         variances of the embeddings.
@@ -88,6 +121,14 @@ class GMJEEmbedder(JointDensityEmbedder):
         The fitted encoders, in float64; one object if the views share it.
     density_ : MultivariateNormalMixture
         Joint mixture of both embeddings, refitted to all rows after training.
+    usage_ : ndarray of shape (n_components,)
+        Share of the rows that each component explains: the weights of `density_`.
+    gas_ : GrowingNeuralGas
+        Nodes and edges over the standardised embeddings of both views, with
+        ``components='gng'``.
+    bank_ : ParticleBank
+        Particles over the standardised embeddings of both views, with
+        ``components='bank'``.
     loss_curve_ : list of float
         Training loss of each epoch, in nats;
         without anything to train, negative log-likelihoods of the EM iterations.
@@ -142,8 +183,13 @@ class GMJEEmbedder(JointDensityEmbedder):
     _parameter_constraints: dict = {  # noqa: RUF012
         **JointDensityEmbedder._parameter_constraints,
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "components": [StrOptions({"prototypes", "em"})],
-        "covariance_type": [StrOptions({"full", "tied", "diag", "spherical"})],
+        "components": [StrOptions({"prototypes", "em", *STRUCTURES})],
+        "likelihood": [StrOptions(set(LIKELIHOODS))],
+        "entropy": [StrOptions(set(ENTROPIES)), None],
+        "covariance_type": [
+            StrOptions({"full", "tied", "diag", "spherical", "low_rank"})
+        ],
+        "rank": [Interval(Integral, 1, None, closed="left")],
     }
 
     def __init__(
@@ -158,7 +204,10 @@ class GMJEEmbedder(JointDensityEmbedder):
         target="auto",
         augmentation="corrupt",
         components="prototypes",
+        likelihood="conditional",
+        entropy=None,
         covariance_type="full",
+        rank=2,
         reg_covar=1e-6,
         learning_rate_init=3e-3,
         weight_decay=1e-2,
@@ -181,7 +230,10 @@ class GMJEEmbedder(JointDensityEmbedder):
         self.target = target
         self.augmentation = augmentation
         self.components = components
+        self.likelihood = likelihood
+        self.entropy = entropy
         self.covariance_type = covariance_type
+        self.rank = rank
         self.reg_covar = reg_covar
         self.learning_rate_init = learning_rate_init
         self.weight_decay = weight_decay
@@ -195,12 +247,61 @@ class GMJEEmbedder(JointDensityEmbedder):
         self.verbose = verbose
         self.device = device
 
+    @property
+    def usage_(self):
+        """Share of the rows that each component explains."""
+        check_is_fitted(self)
+        return as_numpy(self.density_.weights)
+
     def _make_latent(
         self, encoders: Encoders, generator: torch.Generator
     ) -> torch.nn.Module:
+        if self._on_sphere(encoders):
+            return BankInfoNCE(n_particles=self.n_components)
+        entropy = None if self.entropy is None else ENTROPIES[self.entropy]()
         return JointMixture(
-            self.n_components, self.covariance_type, self.components == "em"
+            self._component_rule(), likelihood=self.likelihood, entropy=entropy
         )
 
-    def _density_form(self) -> tuple[int, str]:
-        return self.n_components, self.covariance_type
+    def _component_rule(self) -> ComponentRule:
+        if self.components == "gng":
+            return NeuralGas(max(2, self.n_components))
+        if self.components == "bank":
+            return ParticleKernels(self.n_components)
+        return StepwiseEM(
+            self.n_components,
+            self.covariance_type,
+            self.rank,
+            each_epoch=self.components == "em",
+        )
+
+    def _on_sphere(self, encoders: Encoders) -> bool:
+        return self.components == "bank" and all(e.is_trainable for e in encoders)
+
+    def _density_form(self) -> DensityForm:
+        return DensityForm(self.n_components, self.covariance_type, self.rank)
+
+    def _n_density_components(self) -> int:
+        # A gas or a bank of few rows has fewer components.
+        return 1 if self.components in STRUCTURES else self.n_components
+
+    def _fit_densities(
+        self, model: JointModel, z_c: Tensor, z_t: Tensor, seed: int
+    ) -> dict[str, Any]:
+        if self.components not in STRUCTURES:
+            return super()._fit_densities(model, z_c, z_t, seed)
+        z = torch.cat([z_c, z_t], dim=1)
+        return fit_structure(
+            self.components, self.n_components, z, self.reg_covar, seed
+        )
+
+    def _update_densities(
+        self, model: JointModel, z_c: Tensor, z_t: Tensor, rate: float
+    ) -> dict[str, Any]:
+        if self.components not in STRUCTURES:
+            return super()._update_densities(model, z_c, z_t, rate)
+        structure = getattr(self, STRUCTURES[self.components])
+        z = torch.cat([z_c, z_t], dim=1)
+        return update_structure(
+            self.components, structure, self._structure_frame, z, self.reg_covar
+        )

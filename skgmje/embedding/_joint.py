@@ -1,7 +1,7 @@
 """Embedders whose latent density is one mixture over both views."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from sklearn.utils.validation import check_is_fitted
@@ -15,23 +15,31 @@ from skgmje.embedding._model import JointModel, encode
 from skgmje.mixture import MultivariateNormalMixture
 
 
+class DensityForm(NamedTuple):
+    """Number and form of the components of a joint density."""
+
+    n_components: int
+    covariance_type: str = "full"
+    rank: int = 0
+
+
 class JointDensityEmbedder(BaseJointEmbedder):
     """Base of the embedders with a joint density: everything follows from it."""
 
     @abstractmethod
-    def _density_form(self) -> tuple[int, str]:
-        """Return the number of components and the covariance type."""
+    def _density_form(self) -> DensityForm:
+        """Return what the density is made of."""
 
     def _n_density_components(self) -> int:
-        return self._density_form()[0]
+        return self._density_form().n_components
 
     def _fit_densities(
         self, model: JointModel, z_c: Tensor, z_t: Tensor, seed: int
     ) -> dict[str, Any]:
-        n_components, covariance_type = self._density_form()
+        form = self._density_form()
         z = torch.cat([z_c, z_t], dim=1)
         density, loss_curve = fit_mixture(
-            z, n_components, covariance_type, self.reg_covar, seed
+            z, form.n_components, form.covariance_type, self.reg_covar, seed, form.rank
         )
         return {"density_": density, "loss_curve_": loss_curve}
 
@@ -41,7 +49,7 @@ class JointDensityEmbedder(BaseJointEmbedder):
         z = torch.cat([z_c, z_t], dim=1)
         density = self._on_device(self.density_)
         density, loss = update_mixture(
-            density, z, rate, self.reg_covar, self._density_form()[1]
+            density, z, rate, self.reg_covar, self._density_form().covariance_type
         )
         return {"density_": density, "loss_curve_": [loss]}
 

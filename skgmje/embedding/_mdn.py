@@ -3,33 +3,24 @@
 from numbers import Integral, Real
 from typing import Any
 
-import numpy as np
 import torch
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skgmje._backend import as_numpy, make_generator, resolve_device
 from skgmje._validation import Interval, StrOptions
-from skgmje.embedding._base import BaseJointEmbedder
-from skgmje.embedding._density import fit_mixture, update_mixture
-from skgmje.embedding._inference import CONDITIONAL_ROWS, _check_number_of_draws
+from skgmje.embedding._conditional import ConditionalDensityEmbedder, in_target_units
 from skgmje.embedding._model import Encoders, JointModel
 from skgmje.latent import ConditionalMixture
 from skgmje.mixture import MultivariateNormalMixture
 from skgmje.networks import MixtureDensityHead
 
-# Rows for each component and coordinate of the marginal densities.
-ROWS_PER_COORDINATE = 5
 
-
-class MDNEmbedder(BaseJointEmbedder):
+class MDNEmbedder(ConditionalDensityEmbedder):
     """Mixture density network over embeddings: curved, input-dependent answers.
 
     A network reads the weights, means and scales of a mixture from the context
     embedding alone. It is trained on the conditional likelihood of the detached target,
-    with a divergence of the context embedding's moments from the standard normal. By
-    default a target view is modelled in its own units: a conditional density estimator
-    for tabular data.
+    with a marginal loss on the context embedding. By default a target view is modelled
+    in its own units: a conditional density estimator for tabular data.
 
     A joint mixture (:class:`GMJEEmbedder`) is cheaper, and better where the joint
     density is a mixture; this one is better where the conditional is curved. It
@@ -47,10 +38,11 @@ class MDNEmbedder(BaseJointEmbedder):
         Encoder of the context view. A module is copied and trained, or kept as it is if
         no weight of it requires a gradient; a factory is called as
         ``factory(n_features_in, embedding_dim)``. Both are given standardised rows.
-    target_encoder : same as `encoder` or None, default=None
+    target_encoder : same as `encoder`, 'shared' or None, default=None
         Encoder of the target view. None means the encoder of the context
         where both views are drawn from X, and otherwise ``'identity'``: a density in
-        the units of y.
+        the units of y. ``'shared'`` is the same encoder for two given views of one
+        kind, both standardised by the moments of X.
     hidden_layer_sizes : array-like of int, default=(64, 64)
         Hidden layers of the parameter network and of ``'mlp'`` encoders.
     activation : str, default='silu'
@@ -65,14 +57,23 @@ class MDNEmbedder(BaseJointEmbedder):
     augmentation : {'corrupt', 'jitter'} or callable, default='corrupt'
         How a view is drawn from X: entries replaced by those of other rows, Gaussian
         noise, or a function of a batch (a tensor of rows in the units of X).
-    covariance_type : {'diag', 'full', 'spherical'}, default='diag'
-        Form of the component covariances.
+    covariance_type : {'diag', 'full', 'spherical', 'low_rank'}, default='diag'
+        Form of the component covariances. Low-rank ones model the correlations of a
+        wide target with few outputs of the network.
+    rank : int, default=2
+        Number of factors of low-rank covariances. It is cut to one less than the width
+        of the target, at which they are full. Other forms do not use it.
+    marginal : {'moment_kl', 'gaussian', 'vicreg'}, default='moment_kl'
+        Loss on the trained embeddings. ``'moment_kl'``: divergence of their moments
+        from the standard normal. ``'gaussian'``: negative log-likelihood of a learned
+        Gaussian, which only attracts, so that embeddings may collapse; for comparison.
+        ``'vicreg'``: hinges on standard deviations below one, and squared covariances.
     marginal_weight : float, default=2.0
-        Weight of the divergence of trained embeddings; above one, or they collapse.
+        Weight of that loss; above one for ``'moment_kl'``, or embeddings collapse.
     reg_covar : float, default=1e-6
         Added to the diagonal of the covariances of the fitted densities, in units
         of the variances of the embeddings.
-    learning_rate_init : float, default=3e-3
+    learning_rate_init : float, default=4e-3
         First step size of AdamW; it falls to zero along a half cosine.
     weight_decay : float, default=1e-3
         Decoupled weight decay.
@@ -154,14 +155,15 @@ class MDNEmbedder(BaseJointEmbedder):
     """
 
     _parameter_constraints: dict = {  # noqa: RUF012
-        **BaseJointEmbedder._parameter_constraints,
+        **ConditionalDensityEmbedder._parameter_constraints,
         "n_components": [Interval(Integral, 1, None, closed="left")],
-        "covariance_type": [StrOptions({"diag", "full", "spherical"})],
+        "covariance_type": [StrOptions({"diag", "full", "spherical", "low_rank"})],
+        "rank": [Interval(Integral, 1, None, closed="left")],
+        "marginal": [StrOptions({"moment_kl", "gaussian", "vicreg"})],
         "marginal_weight": [Interval(Real, 0, None, closed="left")],
     }
     _default_target_encoder = "identity"
     head_: MixtureDensityHead
-    target_density_: MultivariateNormalMixture
 
     def __init__(
         self,
@@ -175,9 +177,11 @@ class MDNEmbedder(BaseJointEmbedder):
         target="auto",
         augmentation="corrupt",
         covariance_type="diag",
+        rank=2,
+        marginal="moment_kl",
         marginal_weight=2.0,
         reg_covar=1e-6,
-        learning_rate_init=3e-3,
+        learning_rate_init=4e-3,
         weight_decay=1e-3,
         batch_size=256,
         max_iter=200,
@@ -198,6 +202,8 @@ class MDNEmbedder(BaseJointEmbedder):
         self.target = target
         self.augmentation = augmentation
         self.covariance_type = covariance_type
+        self.rank = rank
+        self.marginal = marginal
         self.marginal_weight = marginal_weight
         self.reg_covar = reg_covar
         self.learning_rate_init = learning_rate_init
@@ -218,15 +224,24 @@ class MDNEmbedder(BaseJointEmbedder):
         n_context, n_target = encoders.widths()
         form = (self.covariance_type, self.hidden_layer_sizes, self.activation)
         head = MixtureDensityHead(
-            n_context, self.n_components, n_target, *form, generator
+            n_context, self.n_components, n_target, *form, generator, rank=self.rank
         )
         reverse_head = None
         if encoders.target.is_trainable and not encoders.shared:
             reverse_head = MixtureDensityHead(
-                n_target, self.n_components, n_context, *form, generator
+                n_target,
+                self.n_components,
+                n_context,
+                *form,
+                generator,
+                rank=self.rank,
             )
         return ConditionalMixture(
-            head, reverse_head, self.marginal_weight, encoders.context.is_trainable
+            head,
+            reverse_head,
+            self.marginal_weight,
+            encoders.context.is_trainable,
+            self.marginal,
         )
 
     def _n_density_components(self) -> int:
@@ -235,79 +250,19 @@ class MDNEmbedder(BaseJointEmbedder):
     def _fit_densities(
         self, model: JointModel, z_c: Tensor, z_t: Tensor, seed: int
     ) -> dict[str, Any]:
-        context, _ = self._fit_marginal(z_c, seed)
-        target, _ = self._fit_marginal(z_t, seed)
-        return {
-            "head_": model.latent.head_for_inference(),
-            "density_": context,
-            "target_density_": target,
-            "loss_curve_": [],
-        }
-
-    def _fit_marginal(
-        self, z: Tensor, seed: int
-    ) -> tuple[MultivariateNormalMixture, list[float]]:
-        enough = len(z) // (ROWS_PER_COORDINATE * z.shape[1])
-        n_components = max(1, min(self.n_components, enough))
-        return fit_mixture(z, n_components, "full", self.reg_covar, seed)
+        head = model.latent.head_for_inference()
+        return self._fit_marginals(z_c, z_t, seed) | {"head_": head, "loss_curve_": []}
 
     def _update_densities(
         self, model: JointModel, z_c: Tensor, z_t: Tensor, rate: float
     ) -> dict[str, Any]:
-        context, target = (
-            update_mixture(self._on_device(density), z, rate, self.reg_covar, "full")[0]
-            for density, z in ((self.density_, z_c), (self.target_density_, z_t))
-        )
-        return {
-            "head_": model.latent.head_for_inference(),
-            "density_": context,
-            "target_density_": target,
-            "loss_curve_": [],
-        }
+        head = model.latent.head_for_inference()
+        marginals = self._update_marginals(z_c, z_t, rate)
+        return marginals | {"head_": head, "loss_curve_": []}
 
     @torch.no_grad()
     def _conditional(self, z_c: Tensor) -> MultivariateNormalMixture:
         encoders = self._encoders()
         head = self.head_.to(z_c.device)
         conditional = head(encoders.context.standardise_embedding(z_c))
-        if not encoders.target.is_identity:
-            return conditional
-        return conditional.affine(encoders.target.mean, encoders.target.scale)
-
-    def _context_density(self) -> MultivariateNormalMixture:
-        return self._on_device(self.density_)
-
-    def _target_density(self) -> MultivariateNormalMixture:
-        return self._on_device(self.target_density_)
-
-    def sample(self, n=1, *, random_state=None):
-        """Draw pairs of embeddings: a context, then a target given it.
-
-        Parameters
-        ----------
-        n : int, default=1
-            Number of pairs.
-        random_state : int, RandomState instance or None, default=None
-            Seed of this call. None draws anew at every call.
-
-        Returns
-        -------
-        Z_c : ndarray of shape (n, embedding_dim)
-            Context embeddings, in random order of components.
-        Z_t : ndarray of shape (n, target_embedding_dim)
-            Target embeddings.
-
-        Raises
-        ------
-        ValueError
-            If `n` is less than one.
-        """
-        check_is_fitted(self)
-        _check_number_of_draws(n)
-        generator = make_generator(random_state, resolve_device(self.device))
-        z_c = self._context_density().sample((n,), generator=generator)
-        z_t = [
-            as_numpy(self._conditional(block).sample(generator=generator))
-            for block in z_c.split(CONDITIONAL_ROWS)
-        ]
-        return as_numpy(z_c), np.concatenate(z_t)
+        return in_target_units(conditional, encoders)

@@ -112,6 +112,16 @@ class JointModel(nn.Module):
         return Encoders(self.encoder, self.target_encoder)
 
     @property
+    def fitted_encoders(self) -> Encoders:
+        """The encoders to embed with after training."""
+        return self.encoders
+
+    @property
+    def memory(self) -> nn.Module:
+        """What a next batch needs beside the fitted encoders."""
+        return self.latent
+
+    @property
     def is_trainable(self) -> bool:
         """Whether any weight of the encoders or of the latent density can change."""
         return any(weight.requires_grad for weight in self.parameters())
@@ -131,6 +141,9 @@ class JointModel(nn.Module):
     def forward(self, context: Tensor, target: Tensor) -> Tensor:
         """Return the loss in nats."""
         return self.latent(*self.embed(context, target))
+
+    def after_step(self) -> None:
+        """Follow a gradient step; here there is nothing to do."""
 
     @torch.no_grad()
     def begin_epoch(self, views: Views, rows: Tensor) -> None:

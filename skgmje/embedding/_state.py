@@ -10,10 +10,16 @@ from torch import Tensor
 
 import skgmje
 from skgmje._backend import as_numpy, as_tensor
+from skgmje.latent import GaussianProcess
 from skgmje.mixture import MultivariateNormalMixture
-from skgmje.networks import Encoder, MixtureDensityHead
+from skgmje.networks import Encoder, MixtureDensityHead, Predictor
 
 STATE_VERSION = 1
+# Modules that are built again from their recipes.
+_MODULES: dict[str, Any] = {
+    module.__name__: module
+    for module in (Encoder, GaussianProcess, MixtureDensityHead, Predictor)
+}
 
 
 class StateMixin:
@@ -24,8 +30,9 @@ class StateMixin:
         if state.get("target_encoder_") is state.get("encoder_"):
             state.pop("target_encoder_", None)
         for name, value in state.items():
-            if isinstance(value, (Encoder, MixtureDensityHead)):
+            if type(value).__name__ in _MODULES:
                 state[name] = {
+                    "module": type(value).__name__,
                     "recipe": value.recipe,
                     "arrays": to_arrays(dict(value.state_dict())),
                 }
@@ -54,7 +61,7 @@ class StateMixin:
             )
         for name, value in state.items():
             if isinstance(value, dict) and "recipe" in value:
-                state[name] = _build(value["recipe"], value["arrays"])
+                state[name] = _build(**value)
             elif isinstance(value, dict) and "density" in value:
                 state[name] = MultivariateNormalMixture.from_log_weights(
                     **to_tensors(value["density"], torch.device("cpu"))
@@ -64,22 +71,22 @@ class StateMixin:
         super().__setstate__(state)  # type: ignore[misc]
 
 
-def _build(recipe: dict[str, Any], arrays: dict[str, np.ndarray]):
+def _build(module: str, recipe: dict[str, Any], arrays: dict[str, np.ndarray]):
     """Build a network from its recipe, and leave torch's global RNG as it was."""
     with torch.random.fork_rng(devices=[]):
-        if "encoder" in recipe:
+        if module == "Encoder":
             moments = torch.zeros(len(arrays["mean"]))
-            module: torch.nn.Module = Encoder(recipe, moments, moments.clone())
+            built = Encoder(recipe, moments, moments.clone())
         else:
-            module = MixtureDensityHead(**recipe)
+            built = _MODULES[module](**recipe)
     try:
-        module.double().load_state_dict(to_tensors(arrays, torch.device("cpu")))
+        built.double().load_state_dict(to_tensors(arrays, torch.device("cpu")))
     except RuntimeError as error:
         raise ValueError(
             "The stored weights do not fit the network; give load the encoders that "
             "the estimator was fitted with, as encoder= and target_encoder=."
         ) from error
-    return module.eval()
+    return built.eval()
 
 
 def to_arrays(tree: Any) -> Any:

@@ -46,7 +46,7 @@ class LossCurveDisplay:
 
         Parameters
         ----------
-        estimator : GJEEmbedder, GMJEEmbedder or MDNEmbedder
+        estimator : embedder
             A fitted embedder.
         ax : matplotlib Axes, default=None
             Axes to draw on; new ones by default.

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from skgmje.networks._mlp import MLP, linear
 
@@ -20,7 +21,9 @@ class Encoder(nn.Module):
     ----------
     recipe : dict
         Arguments of :func:`make_network`: ``encoder``, ``n_features_in``,
-        ``embedding_dim``, ``hidden_layer_sizes`` and ``activation``.
+        ``embedding_dim``, ``hidden_layer_sizes`` and ``activation``. Where there are
+        any, ``n_side_features``; and ``on_sphere``, whether embeddings are scaled to
+        unit length.
     mean, scale : tensor of shape (n_features,)
         Mean and standard deviation of the view, in its own units.
     generator : torch.Generator, optional
@@ -49,8 +52,12 @@ class Encoder(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        self.recipe = recipe
+        self.recipe = dict(recipe)
+        on_sphere = recipe.get("on_sphere", False)
+        recipe = {k: v for k, v in recipe.items() if k != "on_sphere"}
         self.network = make_network(**recipe, generator=generator)
+        if on_sphere:
+            self.put_on_sphere()
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
 
@@ -64,6 +71,11 @@ class Encoder(nn.Module):
         """Whether any weight can change."""
         return any(weight.requires_grad for weight in self.network.parameters())
 
+    def put_on_sphere(self) -> None:
+        """Scale embeddings to unit length from now on."""
+        self.recipe["on_sphere"] = True
+        self.network = nn.Sequential(self.network, UnitSphere())
+
     def standardise(self, x: Tensor) -> Tensor:
         """Return the rows in units of standard deviations from the mean."""
         return (x - self.mean) / self.scale
@@ -76,6 +88,21 @@ class Encoder(nn.Module):
         """Return embeddings in the units in which they were trained on."""
         return self.standardise(z) if self.is_identity else z
 
+    def without_side_features(self) -> "Encoder":
+        """Return this encoder, or a copy that takes the other columns alone."""
+        n_side = self.recipe.get("n_side_features", 0)
+        if not n_side:
+            return self
+        encoder = copy.deepcopy(self)
+        if isinstance(encoder.network, SideFeatures):
+            encoder.network = encoder.network.network
+        encoder.mean, encoder.scale = self.mean[:-n_side], self.scale[:-n_side]
+        encoder.recipe = self.recipe | {
+            "n_features_in": self.recipe["n_features_in"] - n_side,
+            "n_side_features": 0,
+        }
+        return encoder
+
     def for_inference(self) -> "Encoder":
         """Return a copy in float64, in evaluation mode."""
         return copy.deepcopy(self).double().eval()
@@ -85,6 +112,14 @@ class Encoder(nn.Module):
         encoder = copy.deepcopy(self).train()
         encoder.network.float()
         return encoder
+
+
+class UnitSphere(nn.Module):
+    """Embeddings scaled to unit length."""
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return the directions of embeddings."""
+        return F.normalize(z, dim=-1)
 
 
 class Whitening(nn.Module):
@@ -117,6 +152,27 @@ class Whitening(nn.Module):
         return x @ self.matrix
 
 
+class SideFeatures(nn.Module):
+    """Network on all but the last columns, which follow its embedding as they are.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Network on the other columns.
+    n_side_features : int
+        Number of columns that are passed through.
+    """
+
+    def __init__(self, network: nn.Module, n_side_features: int):
+        super().__init__()
+        self.network, self.n_side_features = network, n_side_features
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return embeddings and side features of standardised rows."""
+        rows, side = x.tensor_split([-self.n_side_features], dim=1)
+        return torch.cat([self.network(rows), side], dim=1)
+
+
 def make_network(
     encoder: str | nn.Module | Callable[[int, int], nn.Module],
     n_features_in: int,
@@ -124,6 +180,7 @@ def make_network(
     hidden_layer_sizes: Sequence[int],
     activation: str,
     generator: torch.Generator | None,
+    n_side_features: int = 0,
 ) -> nn.Module:
     """Build the network that an ``encoder=`` parameter asks for.
 
@@ -142,6 +199,9 @@ def make_network(
         Activation of ``'mlp'``.
     generator : torch.Generator or None
         Source of the initial weights of ``'mlp'`` and ``'linear'``.
+    n_side_features : int, default=0
+        Last columns of the view that the encoder is not given, but that follow its
+        embedding as they are.
 
     Returns
     -------
@@ -161,6 +221,16 @@ def make_network(
       (0): Linear(in_features=4, out_features=2, bias=True)
     )
     """
+    if n_side_features and encoder != "identity":
+        network = make_network(
+            encoder,
+            n_features_in - n_side_features,
+            embedding_dim,
+            hidden_layer_sizes,
+            activation,
+            generator,
+        )
+        return SideFeatures(network, n_side_features)
     if encoder == "mlp":
         sizes = tuple(hidden_layer_sizes)
         return MLP(n_features_in, embedding_dim, sizes, activation, generator)

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from skgmje import GJEEmbedder, GMJEEmbedder, MDNEmbedder
+from skgmje import GJEEmbedder, GMJEEmbedder, JEPAEmbedder, MDNEmbedder
 
-# Small and quick, and the same for all three.
+# Small and quick, and the same for all.
 QUICK = {"max_iter": 4, "batch_size": 64, "hidden_layer_sizes": (16,)}
 FAST = {"random_state": 0, **QUICK}
 
@@ -19,11 +19,15 @@ def gmje(**options):
     return GMJEEmbedder(**FAST | {"n_components": 2} | options)
 
 
+def jepa(**options):
+    return JEPAEmbedder(**FAST | {"predictor_hidden_layer_sizes": (16,)} | options)
+
+
 def mdn(**options):
     return MDNEmbedder(**FAST | {"n_components": 2} | options)
 
 
-MAKERS = {"gje": gje, "gmje": gmje, "mdn": mdn}
+MAKERS = {"gje": gje, "gmje": gmje, "jepa": jepa, "mdn": mdn}
 
 
 class FrozenNetwork(nn.Module):

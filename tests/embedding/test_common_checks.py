@@ -10,8 +10,14 @@ import pytest
 from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
-from skgmje import GJEEmbedder, GMJEEmbedder, MDNEmbedder
-from skgmje.mixture import GaussianMixture
+from skgmje import (
+    GaussianProcessEmbedder,
+    GJEEmbedder,
+    GMJEEmbedder,
+    JEPAEmbedder,
+    MDNEmbedder,
+)
+from skgmje.mixture import GaussianMixture, ParticleBank
 
 SMALL = {"max_iter": 3, "batch_size": 64, "random_state": 0}
 COMMON = {
@@ -26,11 +32,19 @@ FACTORS = {
     GMJEEmbedder: COMMON
     | {
         "n_components": (1, 3),
-        "covariance_type": ("full", "tied", "diag", "spherical"),
-        "components": ("prototypes", "em"),
+        "covariance_type": ("full", "tied", "diag", "spherical", "low_rank"),
+        "components": ("prototypes", "em", "gng", "bank"),
+        "likelihood": ("conditional", "joint"),
+        "entropy": (None, "knn", "whitening"),
     },
+    GaussianProcessEmbedder: {"target": COMMON["target"], "n_points": (20,)},
+    JEPAEmbedder: {"target": COMMON["target"], "target_encoder": ("mlp",)},
     MDNEmbedder: COMMON
-    | {"n_components": (1, 3), "covariance_type": ("diag", "full", "spherical")},
+    | {
+        "n_components": (1, 3),
+        "covariance_type": ("diag", "full", "spherical", "low_rank"),
+        "marginal": ("moment_kl", "gaussian"),
+    },
 }
 TARGETS = COMMON["target"]
 # These fit on names and transform without, which warns, and is meant to.
@@ -81,14 +95,26 @@ def pairwise_rows(factors):
     return rows
 
 
+def small(estimator, **options):
+    """Make an estimator whose fit is quick."""
+    takes = estimator().get_params()
+    return estimator(**options, **{k: v for k, v in SMALL.items() if k in takes})
+
+
 PAIRWISE = [
-    estimator(**row, **SMALL)
+    small(estimator, **row)
     for estimator, factors in FACTORS.items()
     for row in pairwise_rows(factors)
 ]
 MIXTURES = [
     GaussianMixture(covariance_type=covariance_type)
     for covariance_type in ("full", "tied", "diag", "spherical")
+]
+BANKS = [
+    ParticleBank(),
+    ParticleBank(bandwidth=0.5),
+    ParticleBank(8, bandwidth="silverman"),
+    ParticleBank(8, learning_rate=1.0),
 ]
 
 
@@ -105,7 +131,7 @@ def test_pairwise_rows_hold_every_pair_of_levels(estimator):
             assert tuple(zip((a, b), pair, strict=True)) in held
 
 
-@parametrize_with_checks([GJEEmbedder(), GMJEEmbedder(), MDNEmbedder()])
+@parametrize_with_checks([estimator() for estimator in FACTORS])
 def test_default_instances(estimator, check):
     check(estimator)
 
@@ -120,18 +146,28 @@ def test_mixtures(estimator, check):
     check(estimator)
 
 
+@parametrize_with_checks(BANKS)
+def test_banks(estimator, check):
+    check(estimator)
+
+
 @pytest.mark.parametrize("check", EXTRA_CHECKS, ids=name_of)
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("estimator", FACTORS, ids=name_of)
 def test_checks_that_check_estimator_leaves_out(estimator, target, check):
-    options = SMALL if estimator is GJEEmbedder else SMALL | {"n_components": 3}
-    check(estimator.__name__, estimator(target=target, **options))
+    options = {"n_components": 3} if "n_components" in FACTORS[estimator] else {}
+    check(estimator.__name__, small(estimator, target=target, **options))
 
 
 @pytest.mark.parametrize("check", MIXTURE_EXTRA_CHECKS, ids=name_of)
 @pytest.mark.parametrize("mixture", MIXTURES, ids=lambda m: m.covariance_type)
 def test_mixture_checks_that_check_estimator_leaves_out(mixture, check):
     check("GaussianMixture", mixture)
+
+
+@pytest.mark.parametrize("check", MIXTURE_EXTRA_CHECKS, ids=name_of)
+def test_bank_checks_that_check_estimator_leaves_out(check):
+    check("ParticleBank", ParticleBank(8))
 
 
 ARRAY_API_SCRIPT = """
@@ -146,9 +182,12 @@ small = dict(max_iter=3, batch_size=64, random_state=0)
 estimators = [
     skgmje.GJEEmbedder(**small),
     skgmje.GMJEEmbedder(3, target="y", encoder="identity", **small),
+    skgmje.GaussianProcessEmbedder(target="y", random_state=0),
+    skgmje.JEPAEmbedder(**small),
     skgmje.MDNEmbedder(3, target="augment", **small),
     skgmje.GaussianMixture(2),
     skgmje.GaussianMixture(2, covariance_type="diag"),
+    skgmje.ParticleBank(8),
 ]
 results = [
     (type(estimator).__name__, result["check_name"], result["status"])
@@ -177,7 +216,7 @@ def test_checks_pass_and_none_is_skipped_under_array_api_dispatch():
     others = [tuple(result) for result in results if tuple(result[:2]) != drawn]
     assert [result for result in others if result[2] != "passed"] == []
     array_api = [name for name, check, _ in results if check == "check_array_api_input"]
-    assert len(array_api) == 5
+    assert len(array_api) == 8
 
 
 @pytest.mark.slow
@@ -190,6 +229,6 @@ def test_checks_pass_and_none_is_skipped_under_array_api_dispatch():
 )
 def test_full_product_of_options(estimator, options):
     results = check_estimator(
-        estimator(**options, **SMALL), on_skip=None, on_fail="raise"
+        small(estimator, **options), on_skip=None, on_fail="raise"
     )
     assert {result["status"] for result in results} <= {"passed", "skipped"}

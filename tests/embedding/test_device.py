@@ -12,8 +12,11 @@ from skgmje import MultivariateNormalMixture
 from skgmje.embedding import _inference
 from skgmje.embedding._model import Encoders, JointModel
 from skgmje.latent import (
+    ENTROPIES,
     ConditionalMixture,
+    GaussianLikelihood,
     GaussianMutualInformation,
+    LogDet,
     contrastive_bound,
     moment_kl,
     pairwise_log_prob,
@@ -95,16 +98,28 @@ def test_a_gaussian_model_stays_on_its_device():
 def test_entropies_and_bounds_stay_on_their_device():
     with nothing_on_the_cpu():
         moment_kl(meta(10, 3))
+        for entropy in ENTROPIES.values():
+            entropy().prepare(meta(10, 3))
+            entropy()(meta(10, 3))
+        GaussianLikelihood(entropy=LogDet())(meta(10, 3), meta(10, 2))
         contrastive_bound(meta(5, 5))
 
 
-@pytest.mark.parametrize("form", ["scale_tril", "scale_diag", "scale_spherical"])
-def test_conditionals_and_their_scores_stay_on_their_device(form):
-    shapes = {"scale_tril": (3, 5, 5), "scale_diag": (3, 5), "scale_spherical": (3,)}
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"scale_tril": (3, 5, 5)},
+        {"scale_diag": (3, 5)},
+        {"scale_spherical": (3,)},
+        {"cov_factor": (3, 5, 2), "cov_diag": (3, 5)},
+    ],
+    ids=lambda shapes: "+".join(shapes),
+)
+def test_conditionals_and_their_scores_stay_on_their_device(shapes):
     joint = MultivariateNormalMixture(
         meta(3),
         meta(3, 5),
-        **{form: meta(*shapes[form])},
+        **{name: meta(*shape) for name, shape in shapes.items()},
         validate_args=False,
     )
     with nothing_on_the_cpu():

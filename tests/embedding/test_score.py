@@ -5,16 +5,26 @@ import math
 import numpy as np
 import pytest
 import torch
-from embedding_helpers import FrozenNetwork, gje, gmje, mdn
+from embedding_helpers import FrozenNetwork, gje, gmje, jepa, mdn
 from sklearn.cluster import KMeans
 from sklearn.cross_decomposition import CCA
 from torch import nn
+
+from skgmje import GaussianProcessEmbedder
 
 N_TRAIN = 600
 MAKERS = {
     "gje": gje,
     "gmje-1": lambda **options: gmje(**options | {"n_components": 1}),
     "gmje-4": lambda **options: gmje(**options | {"n_components": 4}),
+    "jepa": lambda **options: jepa(
+        **options
+        | {"predictor_hidden_layer_sizes": (32,), "max_iter": 40}
+        | {"learning_rate_init": 1e-2}
+    ),
+    "gaussian process": lambda **options: GaussianProcessEmbedder(
+        n_points=150, n_restarts_optimizer=0, random_state=0, **options
+    ),
     "mdn": lambda **options: mdn(
         **options | {"n_components": 4, "hidden_layer_sizes": (32,), "max_iter": 40}
     ),

@@ -16,7 +16,7 @@ from skgmje.networks import (
 )
 from skgmje.networks._encoders import embedding_width
 
-COVARIANCE_TYPES = ["diag", "full", "spherical"]
+COVARIANCE_TYPES = ["diag", "full", "spherical", "low_rank"]
 each_covariance_type = pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
 
 
@@ -156,8 +156,12 @@ def test_heads_give_valid_distributions(covariance_type, n_features, n_component
     assert bool(torch.isfinite(mixture.log_prob(draws)).all())
 
 
-def test_full_heads_have_correlations_and_diagonal_ones_have_none():
-    for covariance_type, correlated in (("full", True), ("diag", False)):
+def test_full_and_low_rank_heads_have_correlations_and_diagonal_ones_have_none():
+    for covariance_type, correlated in (
+        ("full", True),
+        ("low_rank", True),
+        ("diag", False),
+    ):
         head = MixtureDensityHead(4, 2, 3, covariance_type, generator=generator())
         covariances = head(torch.randn(4, 4)).component_covariances
         off_diagonal = covariances - torch.diag_embed(covariances.diagonal(0, -2, -1))
