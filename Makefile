@@ -39,7 +39,7 @@ sdist-test: $(READY)  ## build the sdist, install it in a clean environment, tes
 
 benchmark: $(READY)  ## print the tables that compare the mixture with its peers
 	$(PIP) -c $(CONSTRAINTS) -r requirements/benchmarks.txt
-	for table in em conditioning missing starts acceleration streaming; do \
+	for table in em conditioning missing starts acceleration streaming neural_gas; do \
 	    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE \
 	        $(BIN)/python benchmarks/mixture/$$table.py || exit 1; done
 
