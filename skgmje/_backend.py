@@ -23,6 +23,7 @@ BLOCK_NUMBERS = 2**18
 THREAD_WORK, SWITCH_INTERVAL = 2**20, 1e-4
 # Networks with fewer parameters train on one thread.
 SMALL_NETWORK = 2**20
+CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 
 def resolve_device(device: Any) -> torch.device:
@@ -214,14 +215,33 @@ def private_torch_rng(seed: int, device: torch.device, active: bool) -> Iterator
         yield
 
 
+def bfloat16_products(device: torch.device) -> torch.autocast:
+    """Let products run in bfloat16 where the processor multiplies in it.
+
+    Elsewhere it would be emulated, and slower than float32.
+    """
+    if device.type == "cuda":
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # Not public, and not in every version of torch.
+        ask = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        supported = device.type == "cpu" and ask()
+    return torch.autocast(device.type, torch.bfloat16, enabled=supported)
+
+
 @contextmanager
-def few_threads(device: torch.device, n_parameters: int) -> Iterator[None]:
+def few_threads(device: torch.device, network: torch.nn.Module) -> Iterator[None]:
     """Train small networks on one thread, and put the user's thread count back.
 
-    The barriers inside small products cost more than a second thread gains.
+    The barriers inside small products cost more than a second thread gains. A
+    convolution is not small: it uses each of its weights at every pixel.
     """
     n_threads = torch.get_num_threads()
-    if device.type != "cpu" or n_parameters > SMALL_NETWORK or n_threads == 1:
+    n_parameters = sum(weight.numel() for weight in network.parameters())
+    is_small = n_parameters <= SMALL_NETWORK and not any(
+        isinstance(module, CONVOLUTIONS) for module in network.modules()
+    )
+    if device.type != "cpu" or not is_small or n_threads == 1:
         yield
         return
     torch.set_num_threads(1)

@@ -5,6 +5,7 @@ looked up among this library's own.
 """
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ __all__ = ["SaveMixin", "load"]
 
 FORMAT = 1
 _LOADABLE = ("GJEEmbedder", "GMJEEmbedder", "GaussianMixture", "MDNEmbedder")
+# Objects that parameters may hold, and where their classes live.
+_PARTS = {"ImageAugmentation": "skgmje.views"}
 
 
 class _MissingEncoderError(ValueError):
@@ -145,6 +148,9 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
         items = [_encode(v, f"{path}/{i}", arrays) for i, v in enumerate(value)]
         return {"__tuple__": items} if isinstance(value, tuple) else items
     parameter = path.rsplit("/", maxsplit=1)[-1]
+    if type(value).__name__ in _PARTS:
+        parameters = _encode(value.get_params(deep=False), path, arrays)
+        return {"__part__": [type(value).__name__, parameters]}
     if parameter in ("encoder", "target_encoder") and callable(value):
         owner = "target_encoder" if "target_encoder" in path else "encoder"
         return {"__code__": owner}
@@ -164,6 +170,10 @@ def _decode(value: Any, arrays: dict[str, np.ndarray], encoders: dict[str, Any])
         return arrays[content]
     if kind == "__strings__":
         return np.array(content, dtype=object)
+    if kind == "__part__":
+        name, parameters = content
+        part = getattr(import_module(_PARTS[name]), name)
+        return part(**_decode(parameters, arrays, encoders))
     if kind == "__tuple__":
         return tuple(_decode(item, arrays, encoders) for item in content)
     if kind == "__code__":

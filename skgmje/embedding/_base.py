@@ -22,6 +22,8 @@ from skgmje.networks import ACTIVATIONS, Encoder
 from skgmje.training import Trainer
 from skgmje.views import AUGMENTATIONS
 
+ENCODERS = {"mlp", "linear", "conv", "identity"}
+
 
 class BaseJointEmbedder(
     CallbackSupportMixin,
@@ -45,10 +47,11 @@ class BaseJointEmbedder(
 
     _parameter_constraints: dict = {  # noqa: RUF012
         "embedding_dim": [Interval(Integral, 1, None, closed="left")],
-        "encoder": [StrOptions({"mlp", "linear", "identity"}), callable],
-        "target_encoder": [StrOptions({"mlp", "linear", "identity"}), callable, None],
+        "encoder": [StrOptions(ENCODERS), callable],
+        "target_encoder": [StrOptions(ENCODERS), callable, None],
         "hidden_layer_sizes": ["array-like"],
         "activation": [StrOptions(set(ACTIVATIONS))],
+        "input_shape": [tuple, list, None],
         "target": [StrOptions({"auto", "y", "augment"})],
         "augmentation": [StrOptions(set(AUGMENTATIONS)), callable],
         "reg_covar": [Interval(Real, 0, None, closed="left")],
@@ -243,8 +246,7 @@ class BaseJointEmbedder(
 
     @contextmanager
     def _training_context(self, run: Run) -> Iterator[None]:
-        n_weights = sum(weight.numel() for weight in run.model.parameters())
-        with self._user_rng(run.seed, run.device), few_threads(run.device, n_weights):
+        with self._user_rng(run.seed, run.device), few_threads(run.device, run.model):
             yield
 
     # -------------------------------------------------------------- after training

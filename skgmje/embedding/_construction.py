@@ -16,6 +16,7 @@ from skgmje._backend import (
     resolve_device,
     resolve_random_state,
 )
+from skgmje._validation import check_image_shape
 from skgmje.embedding._density import check_enough_rows, moments
 from skgmje.embedding._inference import InferenceMixin
 from skgmje.embedding._model import Encoders, JointModel
@@ -59,6 +60,7 @@ class ConstructionMixin(InferenceMixin):
     embedding_dim: int
     hidden_layer_sizes: Any
     activation: str
+    input_shape: Any
     target: str
     random_state: Any
     n_samples_seen_: int
@@ -134,21 +136,19 @@ class ConstructionMixin(InferenceMixin):
         seed = int(random_state.randint(MAX_SEED))
         generator = torch.Generator(device=device).manual_seed(seed)
         weights = torch.Generator().manual_seed(seed)
-        attributes["x_mean_"], attributes["x_scale_"] = _moments(X)
-        x_moments = attributes["x_mean_"], attributes["x_scale_"]
+        kind = self._target_encoder_kind(target)
+        x_moments = self._moments(X, is_image=self.input_shape is not None)
+        attributes["x_mean_"], attributes["x_scale_"] = x_moments
         if target is None:
             y_moments = x_moments
         else:
-            y_moments = _moments(target)
+            y_moments = self._moments(target, is_image=kind == "conv")
             attributes["y_mean_"], attributes["y_scale_"] = y_moments
         with self._user_rng(seed, device):
             encoder = self._make_encoder(self.encoder, X, x_moments, weights, device)
-            if target is None and self.target_encoder is None:
+            if kind is None:
                 encoders = Encoders(encoder, encoder)
             else:
-                kind = self.target_encoder
-                if kind is None:
-                    kind = self._default_target_encoder or self.encoder
                 encoders = Encoders(
                     encoder,
                     self._make_encoder(
@@ -189,6 +189,33 @@ class ConstructionMixin(InferenceMixin):
         views = self._make_views(X, target, encoders)
         return Run(model, X, target, views, self._seed, attributes)
 
+    def _target_encoder_kind(self, target: np.ndarray | None) -> Any:
+        """Return what encodes the target view; None is the context's own encoder."""
+        if self.target_encoder is not None or target is None:
+            return self.target_encoder
+        return self._default_target_encoder or self.encoder
+
+    def _moments(
+        self, view: np.ndarray, is_image: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each column, one if constant.
+
+        Pixels of a channel share theirs: alone, one that is almost always blank would
+        take huge values as soon as an augmentation moves something onto it.
+        """
+        rows = as_tensor(view, torch.device("cpu"))
+        if not is_image:
+            loc, scale = moments(rows)
+            return as_numpy(loc), as_numpy(scale)
+        n_channels = check_image_shape(self.input_shape, view.shape[1])[0]
+        channels = rows.reshape(len(rows), n_channels, -1).movedim(1, 2)
+        loc, scale = moments(channels.reshape(-1, n_channels))
+        n_pixels = channels.shape[1]
+        return (
+            as_numpy(loc.repeat_interleave(n_pixels)),
+            as_numpy(scale.repeat_interleave(n_pixels)),
+        )
+
     def _make_encoder(
         self,
         kind: Any,
@@ -204,6 +231,7 @@ class ConstructionMixin(InferenceMixin):
             "embedding_dim": self.embedding_dim,
             "hidden_layer_sizes": tuple(self.hidden_layer_sizes),
             "activation": self.activation,
+            "input_shape": self.input_shape,
         }
         encoder = Encoder(recipe, mean, scale, generator)
         encoder.network.float()
@@ -231,9 +259,3 @@ class ConstructionMixin(InferenceMixin):
         """Guard the global RNG where code of the user's may draw from it."""
         parts = (self.encoder, self.target_encoder, self.augmentation)
         return private_torch_rng(seed, device, any(map(callable, parts)))
-
-
-def _moments(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column; one for constant columns."""
-    loc, scale = moments(as_tensor(X, torch.device("cpu")))
-    return as_numpy(loc), as_numpy(scale)

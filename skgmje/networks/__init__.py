@@ -1,7 +1,15 @@
 """Encoders and heads: torch modules, and nothing else."""
 
+from skgmje.networks._conv import ConvEncoder
 from skgmje.networks._encoders import Encoder, make_network
 from skgmje.networks._heads import MixtureDensityHead
 from skgmje.networks._mlp import ACTIVATIONS, MLP
 
-__all__ = ["ACTIVATIONS", "MLP", "Encoder", "MixtureDensityHead", "make_network"]
+__all__ = [
+    "ACTIVATIONS",
+    "MLP",
+    "ConvEncoder",
+    "Encoder",
+    "MixtureDensityHead",
+    "make_network",
+]

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from skgmje._validation import check_image_shape
+from skgmje.networks._conv import ConvEncoder
 from skgmje.networks._mlp import MLP, linear
 
 # Variance, in that of a standardised feature, below which a direction is damped.
@@ -20,7 +22,8 @@ class Encoder(nn.Module):
     ----------
     recipe : dict
         Arguments of :func:`make_network`: ``encoder``, ``n_features_in``,
-        ``embedding_dim``, ``hidden_layer_sizes`` and ``activation``.
+        ``embedding_dim``, ``hidden_layer_sizes``, ``activation`` and, for images,
+        ``input_shape``.
     mean, scale : tensor of shape (n_features,)
         Mean and standard deviation of the view, in its own units.
     generator : torch.Generator, optional
@@ -124,12 +127,13 @@ def make_network(
     hidden_layer_sizes: Sequence[int],
     activation: str,
     generator: torch.Generator | None,
+    input_shape: Sequence[int] | None = None,
 ) -> nn.Module:
     """Build the network that an ``encoder=`` parameter asks for.
 
     Parameters
     ----------
-    encoder : {'mlp', 'linear', 'identity'}, nn.Module or callable
+    encoder : {'mlp', 'linear', 'conv', 'identity'}, nn.Module or callable
         A name; a module, of which a copy is trained; or a factory called as
         ``factory(n_features_in, embedding_dim)``.
     n_features_in : int
@@ -139,9 +143,11 @@ def make_network(
     hidden_layer_sizes : sequence of int
         Hidden layers of ``'mlp'``.
     activation : str
-        Activation of ``'mlp'``.
+        Activation of ``'mlp'`` and ``'conv'``.
     generator : torch.Generator or None
-        Source of the initial weights of ``'mlp'`` and ``'linear'``.
+        Source of the initial weights of a network that has a name.
+    input_shape : sequence of int, default=None
+        Shape of the image that a row holds, for ``'conv'``.
 
     Returns
     -------
@@ -151,7 +157,8 @@ def make_network(
     Raises
     ------
     ValueError
-        If a factory does not return a module.
+        If a factory does not return a module, or if rows are not images of
+        `input_shape`.
 
     Examples
     --------
@@ -168,6 +175,9 @@ def make_network(
         return nn.Sequential(
             Whitening(n_features_in), linear(n_features_in, embedding_dim, generator)
         )
+    if encoder == "conv":
+        shape = check_image_shape(input_shape, n_features_in)
+        return ConvEncoder(shape, embedding_dim, activation, generator)
     if encoder == "identity":
         return nn.Identity()
     if isinstance(encoder, nn.Module):
