@@ -133,10 +133,7 @@ class JointModel(nn.Module):
         return self
 
     def embed(self, context: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode standardised views, in one pass if they share the encoder."""
-        if self.encoders.shared:
-            z = _encode_batch(self.encoder.network, torch.cat([context, target]))
-            return z[: len(context)], z[len(context) :]
+        """Encode standardised views."""
         return (
             _encode_batch(self.encoder.network, context),
             _encode_batch(self.target_encoder.network, target),
