@@ -14,6 +14,7 @@ from torch import Tensor
 from skgmje._backend import few_threads
 from skgmje._validation import Interval, StrOptions, fit_context
 from skgmje.embedding._construction import ConstructionMixin, Run
+from skgmje.embedding._decoding import DecodingMixin
 from skgmje.embedding._density import training_rate
 from skgmje.embedding._model import Encoders, JointModel, encode_views
 from skgmje.embedding._state import StateMixin, to_arrays, to_tensors
@@ -28,6 +29,7 @@ ENCODERS = {"mlp", "linear", "conv", "identity"}
 class BaseJointEmbedder(
     CallbackSupportMixin,
     ConstructionMixin,
+    DecodingMixin,
     StateMixin,
     SaveMixin,
     BaseEstimator,
@@ -52,6 +54,7 @@ class BaseJointEmbedder(
         "hidden_layer_sizes": ["array-like"],
         "activation": [StrOptions(set(ACTIVATIONS))],
         "input_shape": [tuple, list, None],
+        "decoder": [StrOptions({"mlp", "conv"}), None],
         "target": [StrOptions({"auto", "y", "augment"})],
         "augmentation": [StrOptions(set(AUGMENTATIONS)), callable],
         "reg_covar": [Interval(Real, 0, None, closed="left")],
@@ -126,7 +129,11 @@ class BaseJointEmbedder(
         context.call_on_fit_task_begin(estimator=self, **data)
         if run.model.is_trainable:
             self._train(run, context, data)
-        self._set(self._final_attributes(run))
+        attributes = self._final_attributes(run)
+        if self.decoder is not None:
+            encoder = attributes["encoder_"]
+            attributes["decoder_"] = self._fit_decoder(encoder, X, run.seed)
+        self._set(attributes)
         context.call_on_fit_task_end(
             estimator=self, **data, reconstruction_attributes={}
         )
@@ -139,7 +146,8 @@ class BaseJointEmbedder(
         The first call sets the scale of both views. Encoders take one pass of gradient
         steps, and the density one step of stepwise EM. With nothing to train and one
         component the result is that of `fit` on all rows, up to `reg_covar`; a density
-        over trained encoders forgets old batches, whose embeddings have changed.
+        over trained encoders forgets old batches, whose embeddings have changed. A
+        decoder comes from `fit` alone.
 
         Parameters
         ----------
@@ -302,6 +310,7 @@ class BaseJointEmbedder(
         return state
 
     def _set(self, attributes: dict[str, Any]) -> None:
+        self.__dict__.pop("decoder_", None)
         for name in (
             "target_feature_names_in_",
             "n_targets_in_",

@@ -60,7 +60,7 @@ class ConstructionMixin(InferenceMixin):
     embedding_dim: int
     hidden_layer_sizes: Any
     activation: str
-    input_shape: Any
+    input_shape: Any = None
     target: str
     random_state: Any
     n_samples_seen_: int

@@ -41,6 +41,9 @@ class GJEEmbedder(JointDensityEmbedder):
         Shape of the images that rows of X hold, ``(height, width)`` or ``(channels,
         height, width)``; ``'conv'`` encoders need it. All pixels of a channel are
         standardised alike.
+    decoder : {'mlp', 'conv'} or None, default=None
+        What `inverse_transform` decodes embeddings of X with. It is trained after
+        everything else, with the settings of the encoder and layers in reverse order.
     target : {'auto', 'y', 'augment'}, default='auto'
         Which array is the target view. ``'y'``: y is. ``'augment'``: two views are
         drawn from X, and y is ignored. ``'auto'``: y is, if it is a matrix of numbers;
@@ -81,6 +84,8 @@ class GJEEmbedder(JointDensityEmbedder):
     ----------
     encoder_, target_encoder_ : Encoder
         The fitted encoders, in float64; one object if the views share it.
+    decoder_ : Decoder
+        The fitted decoder, if one was asked for.
     density_ : MultivariateNormalMixture
         Joint Gaussian of both embeddings, refitted to all rows after training.
     loss_curve_ : list of float
@@ -142,6 +147,7 @@ class GJEEmbedder(JointDensityEmbedder):
         hidden_layer_sizes=(128, 128),
         activation="relu",
         input_shape=None,
+        decoder=None,
         target="auto",
         augmentation="corrupt",
         reg_covar=1e-6,
@@ -163,6 +169,7 @@ class GJEEmbedder(JointDensityEmbedder):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.input_shape = input_shape
+        self.decoder = decoder
         self.target = target
         self.augmentation = augmentation
         self.reg_covar = reg_covar

@@ -60,6 +60,9 @@ class MDNEmbedder(BaseJointEmbedder):
         Shape of the images that rows of X hold, ``(height, width)`` or ``(channels,
         height, width)``; ``'conv'`` encoders need it. All pixels of a channel are
         standardised alike.
+    decoder : {'mlp', 'conv'} or None, default=None
+        What `inverse_transform` decodes embeddings of X with. It is trained after
+        everything else, with the settings of the encoder and layers in reverse order.
     target : {'auto', 'y', 'augment'}, default='auto'
         Which array is the target view. ``'y'``: y is. ``'augment'``: two views are
         drawn from X, and y is ignored. ``'auto'``: y is, if it is a matrix of numbers;
@@ -106,6 +109,8 @@ class MDNEmbedder(BaseJointEmbedder):
         The fitted encoders, in float64; one object if the views share it.
     head_ : MixtureDensityHead
         The parameter network.
+    decoder_ : Decoder
+        The fitted decoder, if one was asked for.
     density_ : MultivariateNormalMixture
         Density of the context embedding, of at most `n_components` components.
     target_density_ : MultivariateNormalMixture
@@ -177,6 +182,7 @@ class MDNEmbedder(BaseJointEmbedder):
         hidden_layer_sizes=(64, 64),
         activation="silu",
         input_shape=None,
+        decoder=None,
         target="auto",
         augmentation="corrupt",
         covariance_type="diag",
@@ -201,6 +207,7 @@ class MDNEmbedder(BaseJointEmbedder):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
         self.input_shape = input_shape
+        self.decoder = decoder
         self.target = target
         self.augmentation = augmentation
         self.covariance_type = covariance_type

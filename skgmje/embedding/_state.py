@@ -11,7 +11,7 @@ from torch import Tensor
 import skgmje
 from skgmje._backend import as_numpy, as_tensor
 from skgmje.mixture import MultivariateNormalMixture
-from skgmje.networks import Encoder, MixtureDensityHead
+from skgmje.networks import Decoder, Encoder, MixtureDensityHead
 
 STATE_VERSION = 1
 
@@ -24,7 +24,7 @@ class StateMixin:
         if state.get("target_encoder_") is state.get("encoder_"):
             state.pop("target_encoder_", None)
         for name, value in state.items():
-            if isinstance(value, (Encoder, MixtureDensityHead)):
+            if isinstance(value, (Encoder, Decoder, MixtureDensityHead)):
                 state[name] = {
                     "recipe": value.recipe,
                     "arrays": to_arrays(dict(value.state_dict())),
@@ -70,6 +70,10 @@ def _build(recipe: dict[str, Any], arrays: dict[str, np.ndarray]):
         if "encoder" in recipe:
             moments = torch.zeros(len(arrays["mean"]))
             module: torch.nn.Module = Encoder(recipe, moments, moments.clone())
+        elif "decoder" in recipe:
+            sizes = (recipe["n_features_in"], recipe["n_features_out"])
+            moments_in, moments_out = ([torch.zeros(n), torch.zeros(n)] for n in sizes)
+            module = Decoder(recipe, moments_in, moments_out)
         else:
             module = MixtureDensityHead(**recipe)
     try:

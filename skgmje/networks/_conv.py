@@ -1,4 +1,4 @@
-"""The convolutional encoder of images."""
+"""The convolutional encoder of images, and the decoder that mirrors it."""
 
 import math
 from collections.abc import Sequence
@@ -55,24 +55,87 @@ default='relu'
         activation: str = "relu",
         generator: torch.Generator | None = None,
     ):
-        channels, *sides = check_image_shape(input_shape)
-        layers: list[nn.Module] = [nn.Unflatten(1, (channels, *sides))]
-        halvings = math.ceil(math.log2(max(1, max(sides) / LAST_SIDE)))
-        for block in range(max(halvings, FEWEST_BLOCKS)):
-            width = min(FIRST_CHANNELS * 2**block, MOST_CHANNELS)
-            stride = 2 if block < halvings else 1
+        image, *images = block_shapes(input_shape)
+        layers: list[nn.Module] = [nn.Unflatten(1, image)]
+        for smaller in images:
+            stride = 1 if smaller[1:] == image[1:] else 2
             layers += [
-                convolution(channels, width, stride, generator),
-                nn.GroupNorm(NORM_GROUPS, width),
+                convolution(image[0], smaller[0], stride, generator),
+                nn.GroupNorm(NORM_GROUPS, smaller[0]),
                 ACTIVATIONS[activation](),
             ]
-            channels = width
-            sides = [math.ceil(side / stride) for side in sides]
+            image = smaller
         layers += [
             nn.Flatten(),
-            linear(channels * math.prod(sides), n_features_out, generator),
+            linear(math.prod(image), n_features_out, generator),
         ]
         super().__init__(*layers)
+
+
+class ConvDecoder(nn.Sequential):
+    """The way back from an embedding to an image, block by block.
+
+    Each block enlarges the image by repeating pixels, where a transposed convolution
+    would leave a chequered pattern.
+
+    Parameters
+    ----------
+    n_features_in : int
+        Width of the embedding.
+    input_shape : tuple of int, (height, width) or (channels, height, width)
+        Shape of the image that a row of the output holds.
+    activation : {'relu', 'tanh', 'silu', 'gelu', 'logistic', 'identity'}, \
+default='relu'
+        Activation of the blocks.
+    generator : torch.Generator, optional
+        Source of the initial weights; by default torch's own.
+
+    References
+    ----------
+    A. Odena, V. Dumoulin and C. Olah, "Deconvolution and Checkerboard Artifacts",
+    Distill (2016).
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmje.networks import ConvDecoder
+    >>> ConvDecoder(2, (28, 28))(torch.zeros(3, 2)).shape
+    torch.Size([3, 784])
+    """
+
+    def __init__(
+        self,
+        n_features_in: int,
+        input_shape: Sequence[int],
+        activation: str = "relu",
+        generator: torch.Generator | None = None,
+    ):
+        image, *images = block_shapes(input_shape)[::-1]
+        layers: list[nn.Module] = [
+            linear(n_features_in, math.prod(image), generator),
+            nn.Unflatten(1, image),
+        ]
+        for larger in images:
+            layers += [
+                nn.GroupNorm(NORM_GROUPS, image[0]),
+                ACTIVATIONS[activation](),
+                nn.Upsample(larger[1:]),
+                convolution(image[0], larger[0], 1, generator),
+            ]
+            image = larger
+        super().__init__(*layers, nn.Flatten())
+
+
+def block_shapes(input_shape: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Channels, height and width of an image and of what each block makes of it."""
+    shapes = [check_image_shape(input_shape)]
+    halvings = math.ceil(math.log2(max(1, max(shapes[0][1:]) / LAST_SIDE)))
+    for block in range(max(halvings, FEWEST_BLOCKS)):
+        stride = 2 if block < halvings else 1
+        _, height, width = shapes[-1]
+        channels = min(FIRST_CHANNELS * 2**block, MOST_CHANNELS)
+        shapes.append((channels, -(-height // stride), -(-width // stride)))
+    return shapes
 
 
 def convolution(
