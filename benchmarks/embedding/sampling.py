@@ -94,11 +94,10 @@ def draw_picture(path, X_train, augmentation, epochs):
     import matplotlib.pyplot as plt
 
     estimator = fit("GMJE K=50", X_train, augmentation, epochs, decoder="conv")
+    n = 6 * PICTURE_SIDE
     Z = {
-        "GMJE": estimator.sample(PICTURE_SIDE * 6, random_state=SEED)[0],
-        "one Gaussian": one_gaussian(embed(estimator, X_train, SEED))[
-            : PICTURE_SIDE * 6
-        ],
+        "GMJE": estimator.sample(n, random_state=SEED)[0],
+        "one Gaussian": one_gaussian(embed(estimator, X_train, SEED))[:n],
     }
     figure, axes = plt.subplots(2, 1, figsize=(6, 6.4), layout="constrained")
     for axis, (name, draws) in zip(axes, Z.items(), strict=True):
