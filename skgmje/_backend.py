@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from functools import cache
 from itertools import pairwise
@@ -23,6 +23,7 @@ BLOCK_NUMBERS = 2**18
 THREAD_WORK, SWITCH_INTERVAL = 2**20, 1e-4
 # Networks with fewer parameters train on one thread.
 SMALL_NETWORK = 2**20
+CONVOLUTIONS = (torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 
 def resolve_device(device: Any) -> torch.device:
@@ -221,14 +222,40 @@ def private_torch_rng(seed: int, device: torch.device, active: bool) -> Iterator
         yield
 
 
-@contextmanager
-def few_threads(device: torch.device, n_parameters: int) -> Iterator[None]:
-    """Train small networks on one thread, and put the user's thread count back.
+def bfloat16_products(device: torch.device) -> torch.autocast:
+    """Let products run in bfloat16 where the processor multiplies in it.
 
-    The barriers inside small products cost more than a second thread gains.
+    Elsewhere it would be emulated, and slower than float32.
     """
+    if device.type == "cuda":
+        supported = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        # Not public, and not in every version of torch.
+        ask = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+        supported = device.type == "cpu" and ask()
+    return torch.autocast(device.type, torch.bfloat16, enabled=supported)
+
+
+def few_threads(
+    device: torch.device, network: torch.nn.Module
+) -> AbstractContextManager[None]:
+    """Train small networks on one thread.
+
+    The barriers inside small products cost more than a second thread gains. A
+    convolution is not small: it uses each of its weights at every pixel.
+    """
+    n_parameters = sum(weight.numel() for weight in network.parameters())
+    is_small = n_parameters <= SMALL_NETWORK and not any(
+        isinstance(module, CONVOLUTIONS) for module in network.modules()
+    )
+    return one_thread(device, active=is_small)
+
+
+@contextmanager
+def one_thread(device: torch.device, active: bool = True) -> Iterator[None]:
+    """Let torch compute on one thread of the CPU, and put the user's number back."""
     n_threads = torch.get_num_threads()
-    if device.type != "cpu" or n_parameters > SMALL_NETWORK or n_threads == 1:
+    if device.type != "cpu" or not active or n_threads == 1:
         yield
         return
     torch.set_num_threads(1)

@@ -1,5 +1,8 @@
 """scikit-learn's private validation tools, imported in this one place."""
 
+import math
+from collections.abc import Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ __all__ = [
     "Options",
     "SetOutputMixin",
     "StrOptions",
+    "check_image_shape",
     "check_sample_weight",
     "fit_context",
     "output_adapter",
@@ -25,6 +29,26 @@ def check_sample_weight(sample_weight: Any, X: Any) -> np.ndarray:
     return _check_sample_weight(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True
     )
+
+
+def check_image_shape(
+    input_shape: Sequence[int] | None, n_features: int | None = None
+) -> tuple[int, int, int]:
+    """Return channels, height and width of the images that rows of a view hold."""
+    sides = () if input_shape is None else tuple(input_shape)
+    whole = all(isinstance(side, Integral) and side > 0 for side in sides)
+    if len(sides) not in (2, 3) or not whole:
+        raise ValueError(
+            "For images and encoder='conv' input_shape must be (height, width) or "
+            f"(channels, height, width), in pixels; got {input_shape!r}."
+        )
+    if n_features is not None and math.prod(sides) != n_features:
+        raise ValueError(
+            f"input_shape={sides} asks for rows of {math.prod(sides)} pixels; got "
+            f"{n_features} columns."
+        )
+    channels, height, width = sides if len(sides) == 3 else (1, *sides)
+    return channels, height, width
 
 
 def output_adapter(estimator: Any) -> Any:

@@ -5,6 +5,7 @@ looked up among this library's own.
 """
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ _LOADABLE = (
     "MDNEmbedder",
     "ParticleBank",
 )
+# Objects that parameters may hold, and where their classes live.
+_PARTS = {"ImageAugmentation": "skgmje.views"}
 
 
 class _MissingEncoderError(ValueError):
@@ -161,6 +164,9 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
         state = _encode(value.__getstate__(), path, arrays)
         return {"__estimator__": [type(value).__name__, state]}
     parameter = path.rsplit("/", maxsplit=1)[-1]
+    if type(value).__name__ in _PARTS:
+        parameters = _encode(value.get_params(deep=False), path, arrays)
+        return {"__part__": [type(value).__name__, parameters]}
     if parameter in ("encoder", "target_encoder") and callable(value):
         owner = "target_encoder" if "target_encoder" in path else "encoder"
         return {"__code__": owner}
@@ -180,6 +186,10 @@ def _decode(value: Any, arrays: dict[str, np.ndarray], encoders: dict[str, Any])
         return arrays[content]
     if kind == "__strings__":
         return np.array(content, dtype=object)
+    if kind == "__part__":
+        name, parameters = content
+        part = getattr(import_module(_PARTS[name]), name)
+        return part(**_decode(parameters, arrays, encoders))
     if kind == "__tuple__":
         return tuple(_decode(item, arrays, encoders) for item in content)
     if kind == "__estimator__" and content[0] in _LOADABLE:

@@ -14,6 +14,7 @@ from torch import Tensor
 from skgmje._backend import few_threads
 from skgmje._validation import Interval, StrOptions, fit_context
 from skgmje.embedding._construction import ConstructionMixin, Run
+from skgmje.embedding._decoding import DecodingMixin
 from skgmje.embedding._density import training_rate
 from skgmje.embedding._model import Encoders, JointModel, encode_views
 from skgmje.embedding._state import StateMixin, to_arrays, to_tensors
@@ -22,10 +23,13 @@ from skgmje.networks import ACTIVATIONS, Encoder
 from skgmje.training import Trainer
 from skgmje.views import AUGMENTATIONS
 
+ENCODERS = {"mlp", "linear", "conv", "identity"}
+
 
 class BaseJointEmbedder(
     CallbackSupportMixin,
     ConstructionMixin,
+    DecodingMixin,
     StateMixin,
     SaveMixin,
     BaseEstimator,
@@ -45,14 +49,12 @@ class BaseJointEmbedder(
 
     _parameter_constraints: dict = {  # noqa: RUF012
         "embedding_dim": [Interval(Integral, 1, None, closed="left")],
-        "encoder": [StrOptions({"mlp", "linear", "identity"}), callable],
-        "target_encoder": [
-            StrOptions({"mlp", "linear", "identity", "shared"}),
-            callable,
-            None,
-        ],
+        "encoder": [StrOptions(ENCODERS), callable],
+        "target_encoder": [StrOptions(ENCODERS | {"shared"}), callable, None],
         "hidden_layer_sizes": ["array-like"],
         "activation": [StrOptions(set(ACTIVATIONS))],
+        "input_shape": [tuple, list, None],
+        "decoder": [StrOptions({"mlp", "conv"}), None],
         "target": [StrOptions({"auto", "y", "augment"})],
         "augmentation": [StrOptions(set(AUGMENTATIONS)), callable],
         "reg_covar": [Interval(Real, 0, None, closed="left")],
@@ -127,7 +129,11 @@ class BaseJointEmbedder(
         context.call_on_fit_task_begin(estimator=self, **data)
         if run.model.is_trainable:
             self._train(run, context, data)
-        self._set(self._final_attributes(run))
+        attributes = self._final_attributes(run)
+        if self.decoder is not None:
+            encoder = attributes["encoder_"]
+            attributes["decoder_"] = self._fit_decoder(encoder, X, run.seed)
+        self._set(attributes)
         context.call_on_fit_task_end(
             estimator=self, **data, reconstruction_attributes={}
         )
@@ -140,7 +146,8 @@ class BaseJointEmbedder(
         The first call sets the scale of both views. Encoders take one pass of gradient
         steps, and the density one step of stepwise EM. With nothing to train and one
         component the result is that of `fit` on all rows, up to `reg_covar`; a density
-        over trained encoders forgets old batches, whose embeddings have changed.
+        over trained encoders forgets old batches, whose embeddings have changed. A
+        decoder comes from `fit` alone.
 
         Parameters
         ----------
@@ -249,8 +256,7 @@ class BaseJointEmbedder(
 
     @contextmanager
     def _training_context(self, run: Run) -> Iterator[None]:
-        n_weights = sum(weight.numel() for weight in run.model.parameters())
-        with self._user_rng(run.seed, run.device), few_threads(run.device, n_weights):
+        with self._user_rng(run.seed, run.device), few_threads(run.device, run.model):
             yield
 
     # -------------------------------------------------------------- after training
@@ -306,6 +312,7 @@ class BaseJointEmbedder(
         return state
 
     def _set(self, attributes: dict[str, Any]) -> None:
+        self.__dict__.pop("decoder_", None)
         for name in (
             "target_feature_names_in_",
             "n_targets_in_",

@@ -16,6 +16,7 @@ from skgmje._backend import (
     resolve_device,
     resolve_random_state,
 )
+from skgmje._validation import check_image_shape
 from skgmje.embedding._density import check_enough_rows
 from skgmje.embedding._inference import InferenceMixin
 from skgmje.embedding._model import Encoders, JointModel
@@ -63,6 +64,7 @@ class ConstructionMixin(InferenceMixin):
     embedding_dim: Any
     hidden_layer_sizes: Any
     activation: str
+    input_shape: Any = None
     target: str
     random_state: Any
     n_samples_seen_: int
@@ -169,12 +171,13 @@ class ConstructionMixin(InferenceMixin):
         seed = int(random_state.randint(MAX_SEED))
         generator = torch.Generator(device=device).manual_seed(seed)
         weights = torch.Generator().manual_seed(seed)
-        attributes["x_mean_"], attributes["x_scale_"] = _moments(X)
-        x_moments = attributes["x_mean_"], attributes["x_scale_"]
+        kind = self._target_encoder_kind(target)
+        x_moments = self._moments(X, is_image=self.input_shape is not None)
+        attributes["x_mean_"], attributes["x_scale_"] = x_moments
         if target is None:
             y_moments = x_moments
         else:
-            y_moments = _moments(target)
+            y_moments = self._moments(target, is_image=kind == "conv")
             attributes["y_mean_"], attributes["y_scale_"] = y_moments
         with self._user_rng(seed, device):
             encoder = self._make_encoder(
@@ -183,9 +186,6 @@ class ConstructionMixin(InferenceMixin):
             if self._shares_encoder(target):
                 encoders = Encoders(encoder, encoder)
             else:
-                kind = self.target_encoder
-                if kind is None:
-                    kind = self._default_target_encoder or self.encoder
                 encoders = Encoders(
                     encoder,
                     self._make_encoder(
@@ -231,6 +231,35 @@ class ConstructionMixin(InferenceMixin):
         views = self._make_views(X, target, model.fitted_encoders)
         return Run(model, X, target, views, self._seed, attributes)
 
+    def _target_encoder_kind(self, target: np.ndarray | None) -> Any:
+        """Return what encodes the target view."""
+        if self._shares_encoder(target):
+            return self.encoder
+        if self.target_encoder is not None:
+            return self.target_encoder
+        return self._default_target_encoder or self.encoder
+
+    def _moments(
+        self, view: np.ndarray, is_image: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation of each column, one if constant.
+
+        Pixels of a channel share theirs: alone, one that is almost always blank would
+        take huge values as soon as an augmentation moves something onto it.
+        """
+        rows = as_tensor(view, torch.device("cpu"))
+        if not is_image:
+            loc, scale = moments(rows)
+            return as_numpy(loc), as_numpy(scale)
+        n_channels = check_image_shape(self.input_shape, view.shape[1])[0]
+        channels = rows.reshape(len(rows), n_channels, -1).movedim(1, 2)
+        loc, scale = moments(channels.reshape(-1, n_channels))
+        n_pixels = channels.shape[1]
+        return (
+            as_numpy(loc.repeat_interleave(n_pixels)),
+            as_numpy(scale.repeat_interleave(n_pixels)),
+        )
+
     def _make_encoder(
         self,
         kind: Any,
@@ -247,6 +276,7 @@ class ConstructionMixin(InferenceMixin):
             "embedding_dim": self.embedding_dim,
             "hidden_layer_sizes": tuple(self.hidden_layer_sizes),
             "activation": self.activation,
+            "input_shape": self.input_shape,
             "n_side_features": n_side_features,
         }
         encoder = Encoder(recipe, mean, scale, generator)
@@ -276,9 +306,3 @@ class ConstructionMixin(InferenceMixin):
         """Guard the global RNG where code of the user's may draw from it."""
         parts = (self.encoder, self.target_encoder, self.augmentation)
         return private_torch_rng(seed, device, any(map(callable, parts)))
-
-
-def _moments(X: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation of each column; one for constant columns."""
-    loc, scale = moments(as_tensor(X, torch.device("cpu")))
-    return as_numpy(loc), as_numpy(scale)

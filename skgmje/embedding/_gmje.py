@@ -41,7 +41,7 @@ class GMJEEmbedder(JointDensityEmbedder):
         Number of mixture components.
     embedding_dim : int, default=8
         Width of the embeddings. An identity encoder keeps the width of its view.
-    encoder : {'mlp', 'linear', 'identity'}, nn.Module or callable, default='mlp'
+    encoder : {'mlp', 'linear', 'conv', 'identity'}, Module or callable, default='mlp'
         Encoder of the context view. A module is copied and trained, or kept as it is if
         no weight of it requires a gradient; a factory is called as
         ``factory(n_features_in, embedding_dim)``. Both are given standardised rows.
@@ -53,8 +53,15 @@ class GMJEEmbedder(JointDensityEmbedder):
     hidden_layer_sizes : array-like of int, default=(128, 128)
         Hidden layers of ``'mlp'`` encoders.
     activation : str, default='relu'
-        Activation of the hidden layers: ``'relu'``, ``'tanh'``, ``'silu'``,
+        Activation of the layers before the last: ``'relu'``, ``'tanh'``, ``'silu'``,
         ``'gelu'``, ``'logistic'`` or ``'identity'``.
+    input_shape : tuple of int or None, default=None
+        Shape of the images that rows of X hold, ``(height, width)`` or ``(channels,
+        height, width)``; ``'conv'`` encoders need it. All pixels of a channel are
+        standardised alike.
+    decoder : {'mlp', 'conv'} or None, default=None
+        What `inverse_transform` decodes embeddings of X with. It is trained after
+        everything else, with the settings of the encoder and layers in reverse order.
     target : {'auto', 'y', 'augment'}, default='auto'
         Which array is the target view. ``'y'``: y is. ``'augment'``: two views are
         drawn from X, and y is ignored. ``'auto'``: y is, if it is a matrix of numbers;
@@ -119,6 +126,8 @@ default=None
     ----------
     encoder_, target_encoder_ : Encoder
         The fitted encoders, in float64; one object if the views share it.
+    decoder_ : Decoder
+        The fitted decoder, if one was asked for.
     density_ : MultivariateNormalMixture
         Joint mixture of both embeddings, refitted to all rows after training.
     usage_ : ndarray of shape (n_components,)
@@ -201,6 +210,8 @@ default=None
         target_encoder=None,
         hidden_layer_sizes=(128, 128),
         activation="relu",
+        input_shape=None,
+        decoder=None,
         target="auto",
         augmentation="corrupt",
         components="prototypes",
@@ -227,6 +238,8 @@ default=None
         self.target_encoder = target_encoder
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
+        self.input_shape = input_shape
+        self.decoder = decoder
         self.target = target
         self.augmentation = augmentation
         self.components = components

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skgmje._validation import Interval, StrOptions
+from skgmje._validation import Interval
 from skgmje.embedding._averaged_model import AveragedModel
 from skgmje.embedding._conditional import ConditionalDensityEmbedder, in_target_units
 from skgmje.embedding._density import fit_centred_gaussian, update_centred_gaussian
@@ -57,6 +57,13 @@ class JEPAEmbedder(ConditionalDensityEmbedder):
     activation : str, default='relu'
         Activation of all hidden layers: ``'relu'``, ``'tanh'``, ``'silu'``,
         ``'gelu'``, ``'logistic'`` or ``'identity'``.
+    input_shape : tuple of int or None, default=None
+        Shape of the images that rows of X hold, ``(height, width)`` or ``(channels,
+        height, width)``; ``'conv'`` encoders need it. All pixels of a channel are
+        standardised alike.
+    decoder : {'mlp', 'conv'} or None, default=None
+        What `inverse_transform` decodes embeddings of X with. It is trained after
+        everything else, with the settings of the encoder and layers in reverse order.
     target : {'auto', 'y', 'augment'}, default='auto'
         Which array is the target view. ``'y'``: y is. ``'augment'``: two views are
         drawn from X, and y is ignored. ``'auto'``: y is, if it is a matrix of numbers;
@@ -115,6 +122,8 @@ class JEPAEmbedder(ConditionalDensityEmbedder):
         Gaussian of the context embedding.
     target_density_ : MultivariateNormalMixture
         Gaussian of the target embedding.
+    decoder_ : Decoder
+        The fitted decoder, if one was asked for.
     loss_curve_ : list of float
         Training loss of each epoch: half the squared error, which is in nats for a
         Gaussian with unit variance.
@@ -170,11 +179,6 @@ class JEPAEmbedder(ConditionalDensityEmbedder):
 
     _parameter_constraints: dict = {  # noqa: RUF012
         **ConditionalDensityEmbedder._parameter_constraints,
-        "target_encoder": [
-            StrOptions({"mlp", "linear", "identity", "shared"}),
-            callable,
-            None,
-        ],
         "predictor_hidden_layer_sizes": ["array-like"],
         "momentum": [Interval(Real, 0, 1, closed="left")],
         "n_side_features": [Interval(Integral, 0, None, closed="left")],
@@ -192,6 +196,8 @@ class JEPAEmbedder(ConditionalDensityEmbedder):
         hidden_layer_sizes=(64, 64),
         predictor_hidden_layer_sizes=(64,),
         activation="relu",
+        input_shape=None,
+        decoder=None,
         target="auto",
         augmentation="corrupt",
         momentum=0.99,
@@ -215,6 +221,8 @@ class JEPAEmbedder(ConditionalDensityEmbedder):
         self.hidden_layer_sizes = hidden_layer_sizes
         self.predictor_hidden_layer_sizes = predictor_hidden_layer_sizes
         self.activation = activation
+        self.input_shape = input_shape
+        self.decoder = decoder
         self.target = target
         self.augmentation = augmentation
         self.momentum = momentum

@@ -34,7 +34,7 @@ class MDNEmbedder(ConditionalDensityEmbedder):
         Number of mixture components; a few more than the number of answers.
     embedding_dim : int, default=8
         Width of the embeddings. An identity encoder keeps the width of its view.
-    encoder : {'mlp', 'linear', 'identity'}, nn.Module or callable, default='mlp'
+    encoder : {'mlp', 'linear', 'conv', 'identity'}, Module or callable, default='mlp'
         Encoder of the context view. A module is copied and trained, or kept as it is if
         no weight of it requires a gradient; a factory is called as
         ``factory(n_features_in, embedding_dim)``. Both are given standardised rows.
@@ -46,8 +46,15 @@ class MDNEmbedder(ConditionalDensityEmbedder):
     hidden_layer_sizes : array-like of int, default=(64, 64)
         Hidden layers of the parameter network and of ``'mlp'`` encoders.
     activation : str, default='silu'
-        Activation of the hidden layers: ``'relu'``, ``'tanh'``, ``'silu'``,
+        Activation of the layers before the last: ``'relu'``, ``'tanh'``, ``'silu'``,
         ``'gelu'``, ``'logistic'`` or ``'identity'``.
+    input_shape : tuple of int or None, default=None
+        Shape of the images that rows of X hold, ``(height, width)`` or ``(channels,
+        height, width)``; ``'conv'`` encoders need it. All pixels of a channel are
+        standardised alike.
+    decoder : {'mlp', 'conv'} or None, default=None
+        What `inverse_transform` decodes embeddings of X with. It is trained after
+        everything else, with the settings of the encoder and layers in reverse order.
     target : {'auto', 'y', 'augment'}, default='auto'
         Which array is the target view. ``'y'``: y is. ``'augment'``: two views are
         drawn from X, and y is ignored. ``'auto'``: y is, if it is a matrix of numbers;
@@ -103,6 +110,8 @@ class MDNEmbedder(ConditionalDensityEmbedder):
         The fitted encoders, in float64; one object if the views share it.
     head_ : MixtureDensityHead
         The parameter network.
+    decoder_ : Decoder
+        The fitted decoder, if one was asked for.
     density_ : MultivariateNormalMixture
         Density of the context embedding, of at most `n_components` components.
     target_density_ : MultivariateNormalMixture
@@ -174,6 +183,8 @@ class MDNEmbedder(ConditionalDensityEmbedder):
         target_encoder=None,
         hidden_layer_sizes=(64, 64),
         activation="silu",
+        input_shape=None,
+        decoder=None,
         target="auto",
         augmentation="corrupt",
         covariance_type="diag",
@@ -199,6 +210,8 @@ class MDNEmbedder(ConditionalDensityEmbedder):
         self.target_encoder = target_encoder
         self.hidden_layer_sizes = hidden_layer_sizes
         self.activation = activation
+        self.input_shape = input_shape
+        self.decoder = decoder
         self.target = target
         self.augmentation = augmentation
         self.covariance_type = covariance_type

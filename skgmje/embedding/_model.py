@@ -8,8 +8,8 @@ import torch
 from sklearn.utils import gen_batches
 from torch import Tensor, nn
 
-from skgmje._backend import as_tensor, private_torch_rng
-from skgmje.networks import Encoder
+from skgmje._backend import as_tensor, bfloat16_products, private_torch_rng
+from skgmje.networks import ConvEncoder, Encoder
 from skgmje.networks._encoders import embedding_width
 from skgmje.training import Views
 from skgmje.views import AugmentedViews
@@ -79,6 +79,14 @@ def encode_views(
     return z_c, z_t
 
 
+def _encode_batch(network: nn.Module, rows: Tensor) -> Tensor:
+    """Encode standardised rows in training; our convolutions bear rough products."""
+    if not isinstance(network, ConvEncoder):
+        return network(rows)
+    with bfloat16_products(rows.device):
+        return network(rows).float()
+
+
 class JointModel(nn.Module):
     """Loss of a batch of both views.
 
@@ -136,7 +144,10 @@ class JointModel(nn.Module):
 
     def embed(self, context: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Encode standardised views."""
-        return self.encoder.network(context), self.target_encoder.network(target)
+        return (
+            _encode_batch(self.encoder.network, context),
+            _encode_batch(self.target_encoder.network, target),
+        )
 
     def forward(self, context: Tensor, target: Tensor) -> Tensor:
         """Return the loss in nats."""

@@ -12,13 +12,13 @@ import skgmje
 from skgmje._backend import as_numpy, as_tensor
 from skgmje.latent import GaussianProcess
 from skgmje.mixture import MultivariateNormalMixture
-from skgmje.networks import Encoder, MixtureDensityHead, Predictor
+from skgmje.networks import Decoder, Encoder, MixtureDensityHead, Predictor
 
 STATE_VERSION = 1
 # Modules that are built again from their recipes.
 _MODULES: dict[str, Any] = {
     module.__name__: module
-    for module in (Encoder, GaussianProcess, MixtureDensityHead, Predictor)
+    for module in (Decoder, Encoder, GaussianProcess, MixtureDensityHead, Predictor)
 }
 
 
@@ -76,7 +76,11 @@ def _build(module: str, recipe: dict[str, Any], arrays: dict[str, np.ndarray]):
     with torch.random.fork_rng(devices=[]):
         if module == "Encoder":
             moments = torch.zeros(len(arrays["mean"]))
-            built = Encoder(recipe, moments, moments.clone())
+            built: Any = Encoder(recipe, moments, moments.clone())
+        elif module == "Decoder":
+            sizes = (recipe["n_features_in"], recipe["n_features_out"])
+            moments_in, moments_out = ([torch.zeros(n), torch.zeros(n)] for n in sizes)
+            built = Decoder(recipe, moments_in, moments_out)
         else:
             built = _MODULES[module](**recipe)
     try:

@@ -20,7 +20,7 @@ from torch import Tensor
 from skgmje._backend import (
     as_numpy,
     as_tensor,
-    few_threads,
+    one_thread,
     resolve_device,
     resolve_random_state,
 )
@@ -229,7 +229,7 @@ class GrowingNeuralGas(
         z = frame.enter(X)
         n_nodes = min(self.n_nodes, max(2, len(z) // ROWS_PER_NODE))
         graph = self._start(frame, z, random_state, n_nodes)
-        with few_threads(z.device, 0):
+        with one_thread(z.device):
             for _ in range(self.max_iter):
                 for rows in self._draws(len(z), n_nodes, random_state):
                     graph.step(z[torch.as_tensor(rows, device=z.device)])
@@ -272,7 +272,7 @@ class GrowingNeuralGas(
         else:
             graph, frame = self._graph()
             z = frame.enter(X)
-        with few_threads(z.device, 0):
+        with one_thread(z.device):
             graph.step(z)
         self.n_iter_ += 1
         return self._store(graph, frame, z)

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skgmje._validation import check_image_shape
+from skgmje.networks._conv import ConvEncoder
 from skgmje.networks._mlp import MLP, linear
 
 # Variance, in that of a standardised feature, below which a direction is damped.
@@ -22,8 +24,8 @@ class Encoder(nn.Module):
     recipe : dict
         Arguments of :func:`make_network`: ``encoder``, ``n_features_in``,
         ``embedding_dim``, ``hidden_layer_sizes`` and ``activation``. Where there are
-        any, ``n_side_features``; and ``on_sphere``, whether embeddings are scaled to
-        unit length.
+        any, ``n_side_features`` and, for images, ``input_shape``; and ``on_sphere``,
+        whether embeddings are scaled to unit length.
     mean, scale : tensor of shape (n_features,)
         Mean and standard deviation of the view, in its own units.
     generator : torch.Generator, optional
@@ -181,12 +183,13 @@ def make_network(
     activation: str,
     generator: torch.Generator | None,
     n_side_features: int = 0,
+    input_shape: Sequence[int] | None = None,
 ) -> nn.Module:
     """Build the network that an ``encoder=`` parameter asks for.
 
     Parameters
     ----------
-    encoder : {'mlp', 'linear', 'identity'}, nn.Module or callable
+    encoder : {'mlp', 'linear', 'conv', 'identity'}, nn.Module or callable
         A name; a module, of which a copy is trained; or a factory called as
         ``factory(n_features_in, embedding_dim)``.
     n_features_in : int
@@ -196,12 +199,14 @@ def make_network(
     hidden_layer_sizes : sequence of int
         Hidden layers of ``'mlp'``.
     activation : str
-        Activation of ``'mlp'``.
+        Activation of ``'mlp'`` and ``'conv'``.
     generator : torch.Generator or None
-        Source of the initial weights of ``'mlp'`` and ``'linear'``.
+        Source of the initial weights of a network that has a name.
     n_side_features : int, default=0
         Last columns of the view that the encoder is not given, but that follow its
         embedding as they are.
+    input_shape : sequence of int, default=None
+        Shape of the image that a row holds, for ``'conv'``.
 
     Returns
     -------
@@ -211,7 +216,8 @@ def make_network(
     Raises
     ------
     ValueError
-        If a factory does not return a module.
+        If a factory does not return a module, or if rows are not images of
+        `input_shape`.
 
     Examples
     --------
@@ -238,6 +244,9 @@ def make_network(
         return nn.Sequential(
             Whitening(n_features_in), linear(n_features_in, embedding_dim, generator)
         )
+    if encoder == "conv":
+        shape = check_image_shape(input_shape, n_features_in)
+        return ConvEncoder(shape, embedding_dim, activation, generator)
     if encoder == "identity":
         return nn.Identity()
     if isinstance(encoder, nn.Module):

@@ -131,7 +131,7 @@ class Trainer:
         self.training_rows = rows
         weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            weights, lr=learning_rate, weight_decay=weight_decay
+            weights, lr=learning_rate, weight_decay=weight_decay, fused=True
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._cosine)
         self.history = TrainingHistory(

@@ -1,5 +1,6 @@
 """Pairs of views as tensors on the device, served by row index."""
 
+import inspect
 from collections.abc import Callable
 
 import torch
@@ -48,7 +49,8 @@ class AugmentedViews:
     rows : tensor of shape (n_samples, n_features)
         The data, standardised.
     augmentation : str or callable
-        A name, or a function of a batch of rows in the data's own units.
+        A name, or a function of a batch of rows in the data's own units. If it has a
+        parameter `generator`, it is given the source of randomness.
     mean, scale : tensor of shape (n_features,)
         What undoes the standardisation.
 
@@ -66,6 +68,10 @@ class AugmentedViews:
     ):
         self.rows = rows
         self.augmentation, self.mean, self.scale = augmentation, mean, scale
+        self._takes_generator = (
+            callable(augmentation)
+            and "generator" in inspect.signature(augmentation).parameters
+        )
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -80,7 +86,8 @@ class AugmentedViews:
     def _augment(self, batch: Tensor, generator: torch.Generator | None) -> Tensor:
         if isinstance(self.augmentation, str):
             return AUGMENTATIONS[self.augmentation](batch, generator)
-        own_units = self.augmentation(batch * self.scale + self.mean)
+        source = {"generator": generator} if self._takes_generator else {}
+        own_units = self.augmentation(batch * self.scale + self.mean, **source)
         if not isinstance(own_units, Tensor) or own_units.shape != batch.shape:
             raise ValueError(
                 "An augmentation must return a tensor of the shape of its batch, "
