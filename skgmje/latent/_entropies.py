@@ -19,7 +19,7 @@ from skgmje.latent._moments import (
     ridge,
     whiten,
 )
-from skgmje.latent._neighbours import check_enough_rows, neighbour_entropy
+from skgmje.latent._neighbours import neighbour_entropy
 
 # Added to variances under a square root, whose slope at zero is infinite.
 VARIANCE_FLOOR = 1e-4
@@ -286,13 +286,19 @@ class NearestNeighbour(Entropy):
     def entropy(self, z: Tensor) -> Tensor:
         """Return the entropy in nats of embeddings of shape (n_samples, n_features).
 
+        The farthest neighbour stands in where there are not more than k embeddings.
+
         Raises
         ------
         ValueError
-            If there are not more than k embeddings.
+            If there are fewer than two embeddings.
         """
-        check_enough_rows(len(z), self.k)
-        return neighbour_entropy(z, self.k)
+        if len(z) < 2:
+            raise ValueError(
+                "The entropy of neighbours needs at least two embeddings; got "
+                f"{len(z)}. Use larger batches."
+            )
+        return neighbour_entropy(z, min(self.k, len(z) - 1))
 
     def forward(self, z: Tensor) -> Tensor:
         """Return minus the weighted entropy of embeddings of shape (n, d)."""

@@ -39,15 +39,6 @@ def kth_neighbours(z: Tensor, k: int) -> Tensor:
     return torch.cat(parts)
 
 
-def check_enough_rows(n_samples: int, k: int) -> None:
-    """Raise a ValueError if there is no k-th neighbour."""
-    if n_samples <= k:
-        raise ValueError(
-            f"The {k} nearest neighbours of an embedding need at least {k + 1} "
-            f"embeddings; got {n_samples}. Use larger batches or a smaller k."
-        )
-
-
 def neighbour_entropy(z: Tensor, k: int) -> Tensor:
     """Kozachenko-Leonenko entropy in nats of points of shape (n_samples, n_features).
 

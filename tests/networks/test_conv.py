@@ -73,9 +73,9 @@ def test_initial_weights_follow_the_law_of_torch():
 @pytest.mark.parametrize("shape", [None, (8,), (8, 0), (8, 8.0), (1, 1, 8, 8), (8, -8)])
 def test_what_is_no_image_is_refused(shape):
     with pytest.raises(ValueError, match=r"must be \(height, width\)"):
-        make_network("conv", 64, 2, (), "relu", None, shape)
+        make_network("conv", 64, 2, (), "relu", None, input_shape=shape)
 
 
 def test_rows_of_another_size_are_refused():
     with pytest.raises(ValueError, match=r"rows of 81 pixels; got 64 columns"):
-        make_network("conv", 64, 2, (), "relu", None, (9, 9))
+        make_network("conv", 64, 2, (), "relu", None, input_shape=(9, 9))
