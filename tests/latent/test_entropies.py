@@ -314,6 +314,8 @@ def test_few_embeddings_have_fewer_neighbours():
     )
     with pytest.raises(ValueError, match="at least two embeddings; got 1"):
         NearestNeighbour()(z[:1])
+    with pytest.raises(ValueError, match="k=0"):
+        NearestNeighbour(k=0)
 
 
 def test_duplicates_count_as_the_floor():
