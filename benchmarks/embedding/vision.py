@@ -32,7 +32,7 @@ import skgmje
 from skgmje.views import ImageAugmentation
 
 WIDTH, BATCH_SIZE = 32, 256
-FULL = {"epochs": 50, "seeds": (0, 1, 2)}
+FULL = {"epochs": 40, "seeds": (0, 1, 2)}
 SHORT = {"epochs": 15, "seeds": (0,)}
 RESULTS = Path(__file__).with_name("vision.json")
 
