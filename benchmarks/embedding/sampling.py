@@ -1,6 +1,6 @@
 """Draws from the density of embeddings against real embeddings that were held out.
 
-    python benchmarks/embedding/sampling.py [--epochs 50] [--picture digits.png]
+    python benchmarks/embedding/sampling.py [--epochs 40] [--picture digits.png]
 
 GMJE draws from its mixture. Beside it are one Gaussian on the same embeddings and one
 Gaussian on those of a JEPA, which has no density of its own. Real embeddings are those
@@ -113,7 +113,7 @@ def draw_picture(path, X_train, augmentation, epochs):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--methods", nargs="+", default=MIXTURES)
     parser.add_argument("--picture", type=Path)

@@ -279,6 +279,31 @@ def test_the_loss_is_half_of_the_mixture_and_half_of_its_gaussian():
     assert float(latent(*pair)) == pytest.approx(expected, abs=1e-9)
 
 
+def test_with_the_information_the_loss_is_a_fifth_of_the_mixture_and_that_of_gje():
+    latent = joint_mixture(entropy=GaussianMutualInformation())
+    pair, density = dependent_embeddings(), latent.components.density
+    gje = GaussianMutualInformation()
+    gje.initialize(*pair, seed=0)
+    of_mixture = -float(conditional_likelihood(density, *pair))
+    expected = 0.2 * of_mixture + 0.8 * float(gje.eval()(*pair))
+    assert float(latent(*pair)) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize("likelihood", ["conditional", "joint"])
+def test_with_the_information_a_mixture_trains_and_its_state_can_be_stored(likelihood):
+    options = {"likelihood": likelihood, "entropy": GaussianMutualInformation()}
+    latent = joint_mixture(**options).train()
+    z_c, z_t = (z.requires_grad_() for z in dependent_embeddings())
+    for gradient in torch.autograd.grad(latent(z_c, z_t), (z_c, z_t)):
+        assert bool(torch.isfinite(gradient).all())
+        assert float(gradient.abs().max()) > 0
+    again = JointMixture(3, **options | {"entropy": GaussianMutualInformation()})
+    again.load_state_dict(latent.state_dict())
+    pair = dependent_embeddings()
+    expected = float(latent.eval()(*pair))
+    assert float(again.eval()(*pair)) == pytest.approx(expected, abs=1e-9)
+
+
 def test_the_joint_loss_is_the_likelihood_and_the_usage():
     latent = joint_mixture(likelihood="joint", entropy=NoEntropy())
     z = torch.cat(dependent_embeddings(), dim=1)
