@@ -58,10 +58,10 @@ class Encoder(nn.Module):
         on_sphere = recipe.get("on_sphere", False)
         recipe = {k: v for k, v in recipe.items() if k != "on_sphere"}
         self.network = make_network(**recipe, generator=generator)
-        if on_sphere:
-            self.put_on_sphere()
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
+        if on_sphere:
+            self.put_on_sphere()
 
     @property
     def is_identity(self) -> bool:
@@ -74,9 +74,15 @@ class Encoder(nn.Module):
         return any(weight.requires_grad for weight in self.network.parameters())
 
     def put_on_sphere(self) -> None:
-        """Scale embeddings to unit length from now on."""
+        """Standardise embeddings and scale them to unit length from now on.
+
+        Without a common centre all of them could point one way, where a contrastive
+        loss has hardly any gradient.
+        """
         self.recipe["on_sphere"] = True
-        self.network = nn.Sequential(self.network, UnitSphere())
+        width = embedding_width(self.network, len(self.mean), self.mean.device)
+        standardise = nn.BatchNorm1d(width, affine=False, device=self.mean.device)
+        self.network = nn.Sequential(self.network, standardise, UnitSphere())
 
     def standardise(self, x: Tensor) -> Tensor:
         """Return the rows in units of standard deviations from the mean."""
