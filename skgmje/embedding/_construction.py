@@ -171,10 +171,12 @@ class ConstructionMixin(InferenceMixin):
         weights = torch.Generator().manual_seed(seed)
         attributes["x_mean_"], attributes["x_scale_"] = _moments(X)
         x_moments = attributes["x_mean_"], attributes["x_scale_"]
-        if target is None:
-            y_moments = x_moments
-        else:
-            y_moments = _moments(target)
+        y_moments = x_moments
+        if target is not None:
+            if self._shares_encoder(target):
+                y_moments = tuple(m[: target.shape[1]] for m in x_moments)
+            else:
+                y_moments = _moments(target)
             attributes["y_mean_"], attributes["y_scale_"] = y_moments
         with self._user_rng(seed, device):
             encoder = self._make_encoder(

@@ -191,6 +191,11 @@ default=None
         ],
         "rank": [Interval(Integral, 1, None, closed="left")],
     }
+    _optional_attributes = (
+        *JointDensityEmbedder._optional_attributes,
+        *STRUCTURES.values(),
+        "_structure_frame",
+    )
 
     def __init__(
         self,

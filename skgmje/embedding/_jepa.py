@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from skgmje._validation import Interval, StrOptions
+from skgmje._validation import Interval
 from skgmje.embedding._averaged_model import AveragedModel
 from skgmje.embedding._conditional import ConditionalDensityEmbedder, in_target_units
 from skgmje.embedding._density import fit_centred_gaussian, update_centred_gaussian
@@ -170,11 +170,6 @@ class JEPAEmbedder(ConditionalDensityEmbedder):
 
     _parameter_constraints: dict = {  # noqa: RUF012
         **ConditionalDensityEmbedder._parameter_constraints,
-        "target_encoder": [
-            StrOptions({"mlp", "linear", "identity", "shared"}),
-            callable,
-            None,
-        ],
         "predictor_hidden_layer_sizes": ["array-like"],
         "momentum": [Interval(Real, 0, 1, closed="left")],
         "n_side_features": [Interval(Integral, 0, None, closed="left")],
