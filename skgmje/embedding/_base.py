@@ -71,6 +71,15 @@ class BaseJointEmbedder(
         "device": [str, torch.device, None],
     }
 
+    # What not every fit sets, and what a new one must not keep of an old one.
+    _optional_attributes: tuple[str, ...] = (
+        "target_feature_names_in_",
+        "n_targets_in_",
+        "y_mean_",
+        "y_scale_",
+        "_target_is_column",
+    )
+
     # ---------------------------------------------------------------------- hooks
 
     @abstractmethod
@@ -313,14 +322,8 @@ class BaseJointEmbedder(
 
     def _set(self, attributes: dict[str, Any]) -> None:
         self.__dict__.pop("decoder_", None)
-        for name in (
-            "target_feature_names_in_",
-            "n_targets_in_",
-            "y_mean_",
-            "y_scale_",
-            "_target_is_column",
-        ):
-            if name not in attributes and "x_mean_" in attributes:
+        if "x_mean_" in attributes:  # A new fit, and not one more batch.
+            for name in self._optional_attributes:
                 self.__dict__.pop(name, None)
         for name, value in attributes.items():
             setattr(self, name, value)

@@ -2,14 +2,12 @@
 
 from typing import Any
 
-import numpy as np
-from sklearn.utils.validation import check_is_fitted
+import torch
 from torch import Tensor
 
-from skgmje._backend import as_numpy, make_generator, resolve_device
 from skgmje.embedding._base import BaseJointEmbedder
 from skgmje.embedding._density import fit_mixture, update_mixture
-from skgmje.embedding._inference import CONDITIONAL_ROWS, _check_number_of_draws
+from skgmje.embedding._inference import CONDITIONAL_ROWS
 from skgmje.embedding._model import Encoders
 from skgmje.mixture import MultivariateNormalMixture
 
@@ -48,37 +46,13 @@ class ConditionalDensityEmbedder(BaseJointEmbedder):
     def _target_density(self) -> MultivariateNormalMixture:
         return self._on_device(self.target_density_)
 
-    def sample(self, n=1, *, random_state=None):
-        """Draw pairs of embeddings: a context, then a target given it.
-
-        Parameters
-        ----------
-        n : int, default=1
-            Number of pairs.
-        random_state : int, RandomState instance or None, default=None
-            Seed of this call. None draws anew at every call.
-
-        Returns
-        -------
-        Z_c : ndarray of shape (n, embedding_dim)
-            Context embeddings, in random order of components.
-        Z_t : ndarray of shape (n, target_embedding_dim)
-            Target embeddings.
-
-        Raises
-        ------
-        ValueError
-            If `n` is less than one.
-        """
-        check_is_fitted(self)
-        _check_number_of_draws(n)
-        generator = make_generator(random_state, resolve_device(self.device))
+    def _draw_pairs(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         z_c = self._context_density().sample((n,), generator=generator)
         z_t = [
-            as_numpy(self._conditional(block).sample(generator=generator))
+            self._conditional(block).sample(generator=generator)
             for block in z_c.split(CONDITIONAL_ROWS)
         ]
-        return as_numpy(z_c), np.concatenate(z_t)
+        return z_c, torch.cat(z_t)
 
 
 def in_target_units(

@@ -174,10 +174,13 @@ class ConstructionMixin(InferenceMixin):
         kind = self._target_encoder_kind(target)
         x_moments = self._moments(X, is_image=self.input_shape is not None)
         attributes["x_mean_"], attributes["x_scale_"] = x_moments
-        if target is None:
-            y_moments = x_moments
-        else:
-            y_moments = self._moments(target, is_image=kind == "conv")
+        y_moments = x_moments
+        if target is not None:
+            if self._shares_encoder(target):
+                mean, scale = (m[: target.shape[1]] for m in x_moments)
+                y_moments = mean, scale
+            else:
+                y_moments = self._moments(target, is_image=kind == "conv")
             attributes["y_mean_"], attributes["y_scale_"] = y_moments
         with self._user_rng(seed, device):
             encoder = self._make_encoder(

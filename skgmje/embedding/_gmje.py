@@ -29,10 +29,11 @@ class GMJEEmbedder(JointDensityEmbedder):
     """Gaussian mixture joint embedding: several answers where several are true.
 
     One mixture describes both embeddings, and its conditional, again a mixture, is the
-    prediction. Encoders are trained on the symmetric conditional likelihood with
-    detached targets and a divergence of each view's moments from the standard normal;
-    the mixture follows by EM. With identity encoders there is nothing to train: this
-    is Gaussian mixture regression, in the units of y.
+    prediction. Encoders are trained on a likelihood, by default the symmetric
+    conditional one with detached targets, and on an entropy of each view, by default a
+    divergence of its moments from the standard normal; the mixture follows by a rule of
+    its own. With identity encoders there is nothing to train: this is Gaussian mixture
+    regression, in the units of y.
 
     Read more in the :ref:`User Guide <embedders>`.
 
@@ -82,8 +83,8 @@ class GMJEEmbedder(JointDensityEmbedder):
         unit sphere.
     likelihood : {'conditional', 'joint'}, default='conditional'
         What trains encoders: the conditional likelihood in both directions, with
-        detached targets, or the joint likelihood. The contrastive loss of a bank does
-        not use it.
+        detached targets, or the joint likelihood. The contrastive loss of a bank uses
+        neither this nor an entropy.
     entropy : {'moment_kl', 'log_det', 'whitening', 'vicreg', 'knn', \
 'mutual_information'} or None, default=None
         What keeps the embeddings of each view from collapsing. None is ``'moment_kl'``;
@@ -95,12 +96,13 @@ class GMJEEmbedder(JointDensityEmbedder):
         Form of the component covariances. Only full, tied and low-rank ones let a
         component's mean depend on the context. Low-rank ones (mixtures of factor
         analysers) have far fewer parameters where embeddings are wide and rows few.
+        Components of a gas are full and those of a bank isotropic, whatever this says.
     rank : int, default=2
         Number of factors of low-rank covariances. It is cut to one less than the width
         of both embeddings, at which they are full. Other forms do not use it.
     reg_covar : float, default=1e-6
         Added to the diagonal of the covariances of the fitted density, in units of the
-        variances of the embeddings.
+        variances of the embeddings. A bank learns its bandwidths instead.
     learning_rate_init : float, default=3e-3
         First step size of AdamW; it falls to zero along a half cosine.
     weight_decay : float, default=1e-2
@@ -134,7 +136,8 @@ class GMJEEmbedder(JointDensityEmbedder):
     density_ : MultivariateNormalMixture
         Joint mixture of both embeddings, refitted to all rows after training.
     usage_ : ndarray of shape (n_components,)
-        Share of the rows that each component explains: the weights of `density_`.
+        Share of the rows that each component explains: the weights of `density_`. With
+        few rows a gas or a bank has fewer than `n_components`.
     gas_ : GrowingNeuralGas
         Nodes and edges over the standardised embeddings of both views, with
         ``components='gng'``.
@@ -203,6 +206,11 @@ class GMJEEmbedder(JointDensityEmbedder):
         ],
         "rank": [Interval(Integral, 1, None, closed="left")],
     }
+    _optional_attributes = (
+        *JointDensityEmbedder._optional_attributes,
+        *STRUCTURES.values(),
+        "_structure_frame",
+    )
 
     def __init__(
         self,

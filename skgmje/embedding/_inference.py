@@ -56,6 +56,10 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def _target_density(self) -> MultivariateNormalMixture:
         """Return p(z_t)."""
 
+    @abstractmethod
+    def _draw_pairs(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Draw n pairs of embeddings from the joint density."""
+
     # ----------------------------------------------------------------- embeddings
 
     def transform(self, X):
@@ -160,6 +164,34 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
                 (n,), generator=generator
             ).movedim(0, 1),
         )
+
+    def sample(self, n=1, *, random_state=None):
+        """Draw pairs of embeddings from the joint density.
+
+        Parameters
+        ----------
+        n : int, default=1
+            Number of pairs.
+        random_state : int, RandomState instance or None, default=None
+            Seed of this call. None draws anew at every call.
+
+        Returns
+        -------
+        Z_c : ndarray of shape (n, embedding_dim)
+            Context embeddings, in random order of components.
+        Z_t : ndarray of shape (n, target_embedding_dim)
+            Target embeddings.
+
+        Raises
+        ------
+        ValueError
+            If `n` is less than one.
+        """
+        check_is_fitted(self)
+        _check_number_of_draws(n)
+        generator = make_generator(random_state, resolve_device(self.device))
+        z_c, z_t = self._draw_pairs(n, generator)
+        return as_numpy(z_c), as_numpy(z_t)
 
     # --------------------------------------------------------------------- scores
 

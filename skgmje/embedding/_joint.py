@@ -7,10 +7,8 @@ import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from skgmje._backend import as_numpy, make_generator, resolve_device
 from skgmje.embedding._base import BaseJointEmbedder
 from skgmje.embedding._density import fit_mixture, update_mixture
-from skgmje.embedding._inference import _check_number_of_draws
 from skgmje.embedding._model import JointModel, encode
 from skgmje.mixture import MultivariateNormalMixture
 
@@ -83,32 +81,7 @@ class JointDensityEmbedder(BaseJointEmbedder):
         z_t = encode(self._encoders().target, self._check_target(Y))
         return self._on_device(self.density_).condition(self._indices()[1], z_t)
 
-    def sample(self, n=1, *, random_state=None):
-        """Draw pairs of embeddings from the joint density.
-
-        Parameters
-        ----------
-        n : int, default=1
-            Number of pairs.
-        random_state : int, RandomState instance or None, default=None
-            Seed of this call. None draws anew at every call.
-
-        Returns
-        -------
-        Z_c : ndarray of shape (n, embedding_dim)
-            Context embeddings, in random order of components.
-        Z_t : ndarray of shape (n, target_embedding_dim)
-            Target embeddings.
-
-        Raises
-        ------
-        ValueError
-            If `n` is less than one.
-        """
-        check_is_fitted(self)
-        _check_number_of_draws(n)
-        device = resolve_device(self.device)
-        generator = make_generator(random_state, device)
+    def _draw_pairs(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         pairs = self._on_device(self.density_).sample((n,), generator=generator)
-        context, target = (as_numpy(pairs[:, view]) for view in self._indices())
+        context, target = (pairs[:, view] for view in self._indices())
         return context, target

@@ -6,12 +6,14 @@ import torch
 from torch import Tensor
 
 from skgmje._backend import as_numpy, as_tensor
-from skgmje.embedding._density import moments
+from skgmje.latent._moments import moments
 from skgmje.mixture import GrowingNeuralGas, MultivariateNormalMixture, ParticleBank
 
 STRUCTURES = {"gng": "gas_", "bank": "bank_"}
 # EM iterations, with the prior of the graph, that follow the conversion of the nodes.
 EM_STEPS = 5
+# Rows whose distances to all particles are held at once.
+SCORED_ROWS = 256
 
 
 def fit_structure(
@@ -52,7 +54,11 @@ def fit_structure(
 def update_structure(
     kind: str, structure: Any, frame: tuple[Any, Any], z: Tensor, reg_covar: float
 ) -> dict[str, Any]:
-    """Move a structure towards a batch of embeddings; as :func:`fit_structure`."""
+    """Move a structure towards a batch of embeddings.
+
+    `frame` holds the moments with which :func:`fit_structure` standardised; everything
+    else is as there.
+    """
     loc, scale = (as_tensor(moment, z.device) for moment in frame)
     structure.device = z.device
     structure.partial_fit(as_numpy((z - loc) / scale))
@@ -69,7 +75,7 @@ def _attributes(
     else:
         density = structure.density_
     density = density.affine(loc, scale)
-    log_prob = torch.cat([density.log_prob(block) for block in z.split(256)])
+    log_prob = torch.cat([density.log_prob(block) for block in z.split(SCORED_ROWS)])
     # The structure computes where it is asked to, and not where it was fitted.
     structure.device = None
     return {
