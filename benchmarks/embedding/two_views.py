@@ -47,14 +47,8 @@ def method(estimator_class, *arguments, **options):
     """Return a constructor from a seed and the options of an encoder."""
 
     def make(seed, **encoders):
-        return estimator_class(
-            *arguments,
-            embedding_dim=3,
-            target="y",
-            random_state=seed,
-            **encoders,
-            **options,
-        )
+        fixed = {"embedding_dim": 3, "target": "y", "random_state": seed}
+        return estimator_class(*arguments, **fixed | options | encoders)
 
     return make
 
@@ -63,7 +57,7 @@ REFERENCES = {
     "untrained": method(GJEEmbedder, max_iter=1, learning_rate_init=1e-12),
     "trapped": method(TrappedEmbedder),
 }
-EITHER = {
+DEFAULTS = {
     "GJE": method(GJEEmbedder),
     "GMJE, K = 1": method(GMJEEmbedder, 1),
     "GMJE, K = 4": method(GMJEEmbedder, 4),
@@ -75,15 +69,13 @@ EITHER = {
     "GMJE, bank": method(GMJEEmbedder, 512, components="bank"),
     "GMJE, joint": method(GMJEEmbedder, likelihood="joint"),
     "JEPA": method(JEPAEmbedder),
+    "MDN": method(MDNEmbedder, target_encoder="mlp"),
+    "MDN, own units": method(MDNEmbedder),
 }
+WITH_SHARED = ("GJE", "GMJE", "GMJE, GNG", "GMJE, bank", "JEPA", "MDN")
 METHODS = {
-    OWN: REFERENCES
-    | EITHER
-    | {
-        "MDN": method(MDNEmbedder, target_encoder="mlp"),
-        "MDN, own units": method(MDNEmbedder),
-    },
-    SHARED: REFERENCES | EITHER | {"MDN": method(MDNEmbedder)},
+    OWN: REFERENCES | DEFAULTS,
+    SHARED: {name: DEFAULTS[name] for name in WITH_SHARED},
 }
 
 

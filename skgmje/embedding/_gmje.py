@@ -78,9 +78,10 @@ class GMJEEmbedder(JointDensityEmbedder):
         not use it.
     entropy : {'moment_kl', 'log_det', 'whitening', 'vicreg', 'knn'} or None, \
 default=None
-        What keeps the embeddings of each view from collapsing. None is ``'moment_kl'``;
-        with the joint likelihood, which rewards clusters that moments do not see,
-        ``'knn'`` is added to it.
+        What keeps the embeddings of each view from collapsing. None is ``'moment_kl'``
+        and a tenth of the negentropy, since moments do not see embeddings that fold;
+        with the joint likelihood, which rewards clusters, it is ``'moment_kl'`` and
+        ``'knn'``.
     covariance_type : {'full', 'tied', 'diag', 'spherical', 'low_rank'}, default='full'
         Form of the component covariances. Only full, tied and low-rank ones let a
         component's mean depend on the context. Low-rank ones (mixtures of factor
@@ -257,7 +258,7 @@ default=None
         self, encoders: Encoders, generator: torch.Generator
     ) -> torch.nn.Module:
         if self._on_sphere(encoders):
-            return BankInfoNCE(n_particles=self.n_components)
+            return BankInfoNCE(n_particles=self.n_components, up_to_rotation=True)
         entropy = None if self.entropy is None else ENTROPIES[self.entropy]()
         return JointMixture(
             self._component_rule(), likelihood=self.likelihood, entropy=entropy

@@ -9,6 +9,7 @@ from skgmje.latent._entropies import (
     EntropySum,
     MomentKL,
     NearestNeighbour,
+    Negentropy,
 )
 from skgmje.mixture import MultivariateNormalMixture
 
@@ -48,8 +49,9 @@ class JointMixture(nn.Module):
     likelihood : {'conditional', 'joint'}, default='conditional'
         Form of the likelihood.
     entropy : Entropy, optional
-        What is added for each view; by default :class:`MomentKL`, and with the joint
-        likelihood the sum of it and :class:`NearestNeighbour`.
+        What is added for each view; by default the sum of :class:`MomentKL` and
+        :class:`Negentropy`, or with the joint likelihood of :class:`MomentKL` and
+        :class:`NearestNeighbour`.
 
     Raises
     ------
@@ -125,7 +127,7 @@ class JointMixture(nn.Module):
 
 def _default_entropy(likelihood: str) -> Entropy:
     if likelihood == "conditional":
-        return MomentKL()
+        return EntropySum(MomentKL(), Negentropy())
     return EntropySum(MomentKL(), NearestNeighbour())
 
 
