@@ -87,11 +87,12 @@ class GMJEEmbedder(JointDensityEmbedder):
         neither this nor an entropy.
     entropy : {'moment_kl', 'log_det', 'whitening', 'vicreg', 'knn', \
 'mutual_information'} or None, default=None
-        What keeps the embeddings of each view from collapsing. None is ``'moment_kl'``;
-        with the joint likelihood, which rewards clusters that moments do not see,
-        ``'knn'`` is added to it. ``'mutual_information'`` is the loss of GJE beside a
-        lesser share of the likelihood: stronger for wide embeddings of augmented
-        images, and quicker to overfit few rows.
+        What keeps the embeddings of each view from collapsing. None is ``'moment_kl'``
+        and a tenth of the negentropy, since moments do not see embeddings that fold;
+        with the joint likelihood, which rewards clusters, it is ``'moment_kl'`` and
+        ``'knn'``. ``'mutual_information'`` is the loss of GJE beside a lesser share of
+        the likelihood: stronger for wide embeddings of augmented images, and quicker to
+        overfit few rows.
     covariance_type : {'full', 'tied', 'diag', 'spherical', 'low_rank'}, default='full'
         Form of the component covariances. Only full, tied and low-rank ones let a
         component's mean depend on the context. Low-rank ones (mixtures of factor
@@ -281,7 +282,7 @@ class GMJEEmbedder(JointDensityEmbedder):
         self, encoders: Encoders, generator: torch.Generator
     ) -> torch.nn.Module:
         if self._on_sphere(encoders):
-            return BankInfoNCE(n_particles=self.n_components)
+            return BankInfoNCE(n_particles=self.n_components, up_to_rotation=True)
         entropies = ENTROPIES | {"mutual_information": GaussianMutualInformation}
         entropy = None if self.entropy is None else entropies[self.entropy]()
         return JointMixture(

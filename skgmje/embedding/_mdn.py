@@ -70,13 +70,16 @@ class MDNEmbedder(ConditionalDensityEmbedder):
     rank : int, default=2
         Number of factors of low-rank covariances. It is cut to one less than the width
         of the target, at which they are full. Other forms do not use it.
-    marginal : {'moment_kl', 'gaussian', 'vicreg'}, default='moment_kl'
-        Loss on the trained embeddings. ``'moment_kl'``: divergence of their moments
+    marginal : {'moment_kl', 'gaussian', 'vicreg'} or None, default=None
+        Loss on the trained embeddings. None is ``'moment_kl'``; where the target
+        encoder is trained too, a tenth of the negentropy is added, since moments do not
+        see embeddings that fold. ``'moment_kl'``: divergence of their moments
         from the standard normal. ``'gaussian'``: negative log-likelihood of a learned
         Gaussian, which only attracts, so that embeddings may collapse; for comparison.
         ``'vicreg'``: hinges on standard deviations below one, and squared covariances.
     marginal_weight : float, default=2.0
-        Weight of that loss; above one for ``'moment_kl'``, or embeddings collapse.
+        Weight of that loss; above one for None and ``'moment_kl'``, or embeddings
+        collapse.
     reg_covar : float, default=1e-6
         Added to the diagonal of the covariances of the fitted densities, in units
         of the variances of the embeddings.
@@ -168,7 +171,7 @@ class MDNEmbedder(ConditionalDensityEmbedder):
         "n_components": [Interval(Integral, 1, None, closed="left")],
         "covariance_type": [StrOptions({"diag", "full", "spherical", "low_rank"})],
         "rank": [Interval(Integral, 1, None, closed="left")],
-        "marginal": [StrOptions({"moment_kl", "gaussian", "vicreg"})],
+        "marginal": [StrOptions({"moment_kl", "gaussian", "vicreg"}), None],
         "marginal_weight": [Interval(Real, 0, None, closed="left")],
     }
     _default_target_encoder = "identity"
@@ -189,7 +192,7 @@ class MDNEmbedder(ConditionalDensityEmbedder):
         augmentation="corrupt",
         covariance_type="diag",
         rank=2,
-        marginal="moment_kl",
+        marginal=None,
         marginal_weight=2.0,
         reg_covar=1e-6,
         learning_rate_init=4e-3,
@@ -249,12 +252,15 @@ class MDNEmbedder(ConditionalDensityEmbedder):
                 generator,
                 rank=self.rank,
             )
+        marginal = self.marginal
+        if marginal is None and not encoders.target.is_trainable:
+            marginal = "moment_kl"
         return ConditionalMixture(
             head,
             reverse_head,
             self.marginal_weight,
             encoders.context.is_trainable,
-            self.marginal,
+            marginal,
         )
 
     def _n_density_components(self) -> int:

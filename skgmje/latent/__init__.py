@@ -15,6 +15,7 @@ from skgmje.latent._entropies import (
     LogDet,
     MomentKL,
     NearestNeighbour,
+    Negentropy,
     VarianceCovariance,
     Whitening,
 )
@@ -45,6 +46,7 @@ __all__ = [
     "LogDet",
     "MomentKL",
     "NearestNeighbour",
+    "Negentropy",
     "NeuralGas",
     "ParticleKernels",
     "StepwiseEM",

@@ -18,8 +18,8 @@ class ConditionalMixture(nn.Module):
     becomes constant. A second head in the reverse direction, with the roles of the
     views exchanged, trains a target encoder that does not share the context encoder's
     weights. The heads are given one view alone, so that the other cannot be copied.
-    The form of the marginal loss L could not be recovered from the paper; all three are
-    our choice.
+    The form of the marginal loss L could not be recovered from the paper; all are our
+    choice.
 
     Parameters
     ----------
@@ -32,11 +32,12 @@ class ConditionalMixture(nn.Module):
         Weight of the marginal loss of each trained view.
     context_is_trained : bool, default=True
         Whether the context encoder is trained.
-    marginal : {'moment_kl', 'gaussian', 'vicreg'}, default='moment_kl'
+    marginal : {'moment_kl', 'gaussian', 'vicreg'} or None, default='moment_kl'
         Marginal loss: the divergence of the embedding's moments from the standard
         normal, the negative log-likelihood of a learned Gaussian (which attracts only:
         with a weight of one the loss is that of the joint, and embeddings can shrink),
-        or hinges on variances with squared covariances.
+        or hinges on variances with squared covariances. None is the first of them with
+        a tenth of the :class:`Negentropy`.
 
     Examples
     --------
@@ -56,7 +57,7 @@ class ConditionalMixture(nn.Module):
         reverse_head: MixtureDensityHead | None,
         marginal_weight: float,
         context_is_trained: bool = True,
-        marginal: str = "moment_kl",
+        marginal: str | None = "moment_kl",
     ):
         super().__init__()
         self.head, self.reverse_head = head, reverse_head

@@ -76,6 +76,12 @@ class BankInfoNCE(nn.Module):
     ``learning_rate=0`` the bank is a queue of the last pairs with equal weights, that
     of MoCo without its second encoder.
 
+    Encoders may start with opposite orientations: then no continuous path of maps
+    between spheres makes the two embeddings equal, and training ends with both folded
+    along a circle. With ``up_to_rotation=True`` targets are turned first by the
+    orthogonal matrix, rotation or reflection, that fits those of the bank best to their
+    contexts. A joint density needs no more than embeddings that agree up to a rotation.
+
     Parameters
     ----------
     temperature : float, default=0.1
@@ -89,6 +95,9 @@ class BankInfoNCE(nn.Module):
         encoder left behind count less.
     symmetric : bool, default=True
         Whether to take the mean of both directions, context to target and back.
+    up_to_rotation : bool, default=False
+        Whether targets are turned towards their contexts. Leave it off where
+        embeddings of both views are to be compared with each other.
 
     References
     ----------
@@ -116,9 +125,11 @@ class BankInfoNCE(nn.Module):
         learning_rate: float = 0.1,
         decay: float = 1.0,
         symmetric: bool = True,
+        up_to_rotation: bool = False,
     ):
         super().__init__()
         self.temperature, self.symmetric = _positive(temperature), symmetric
+        self.up_to_rotation = up_to_rotation
         self._bank = Particles(
             n_particles,
             bandwidth=math.sqrt(temperature),
@@ -133,8 +144,12 @@ class BankInfoNCE(nn.Module):
     def forward(self, z_c: Tensor, z_t: Tensor) -> Tensor:
         """Return the loss in nats for embeddings of shape (n_samples, n_features)."""
         z_c, z_t = _on_sphere(z_c, z_t)
+        pairs = _pairs(z_c, z_t)
         bank_c, bank_t = self._bank.positions.to(z_c.dtype).tensor_split(2, dim=1)
         log_weights = self._bank.weights.log().to(z_c.dtype)
+        if self.up_to_rotation:
+            rotation = _best_rotation(bank_t, bank_c, log_weights.exp())
+            z_t, bank_t = z_t @ rotation, bank_t @ rotation
         positive = (z_c * z_t).sum(1) / self.temperature
 
         def negative(z: Tensor, others: Tensor) -> Tensor:
@@ -146,7 +161,7 @@ class BankInfoNCE(nn.Module):
             backward = torch.logaddexp(positive, negative(z_t, bank_c)) - positive
             loss = 0.5 * (loss + backward)
         if self.training:
-            self._bank.step(_pairs(z_c, z_t))
+            self._bank.step(pairs)
         return loss.mean()
 
     def get_extra_state(self) -> dict[str, Tensor]:
@@ -222,6 +237,12 @@ def _on_sphere(z_c: Tensor, z_t: Tensor) -> tuple[Tensor, Tensor]:
             f"shapes {tuple(z_c.shape)} and {tuple(z_t.shape)}."
         )
     return normalize(z_c, dim=1), normalize(z_t, dim=1)
+
+
+def _best_rotation(moving: Tensor, fixed: Tensor, weights: Tensor) -> Tensor:
+    """Orthogonal matrix that turns rows into others as well as one can (Procrustes)."""
+    left, _, right = torch.linalg.svd(moving.mT @ (weights.unsqueeze(1) * fixed))
+    return left @ right
 
 
 def _pairs(z_c: Tensor, z_t: Tensor) -> Tensor:

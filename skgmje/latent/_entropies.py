@@ -305,6 +305,58 @@ class NearestNeighbour(Entropy):
         return -self.weight * self.entropy(z)
 
 
+class Negentropy(Entropy):
+    r"""What the entropy of a view falls short of a Gaussian's: it sees curled views.
+
+    .. math:: J(z) = H_{\text{LogDet}}(z) - H_{\text{neighbours}}(z)
+
+    Second moments take :class:`LogDet` for the entropy, which is too large by J. In
+    that gap they are blind: an embedding may fold the data onto itself, or spend a
+    dimension on a function of the others, and keep its covariance. Both lower the
+    entropy, and with a small weight of J beside a second-moment term the loss tells
+    them apart. J does not change when a view is rescaled.
+
+    The weight should be small. Embeddings that lie near a surface have a low entropy
+    for that alone, and a large weight would crumple the surface to fill the space.
+
+    Parameters
+    ----------
+    weight : float, default=0.1
+        Multiplies the negentropy.
+    k : int, default=3
+        Which neighbour. A batch of at most k embeddings adds nothing.
+
+    See Also
+    --------
+    LogDet : The larger entropy.
+    NearestNeighbour : The smaller one.
+
+    Notes
+    -----
+    That a divergence of moments is completed so is our choice, not a paper's.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmje.latent import Negentropy
+    >>> z = torch.randn(2000, 1, generator=torch.Generator().manual_seed(0))
+    >>> folded = torch.cat([z, z**2], dim=1)
+    >>> abs(Negentropy(1.0)(z).item()) < 0.1, Negentropy(1.0)(folded).item() > 1
+    (True, True)
+    """
+
+    def __init__(self, weight: float = 0.1, *, k: int = 3):
+        super().__init__()
+        self.weight = weight
+        self.bound, self.neighbours = LogDet(), NearestNeighbour(k=k)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return the weighted negentropy in nats of embeddings of shape (n, d)."""
+        if len(z) <= self.neighbours.k:
+            return z.double().new_zeros(())
+        return self.weight * (self.bound.entropy(z) - self.neighbours.entropy(z))
+
+
 class EntropySum(Entropy):
     """Sum of several entropies, of embeddings that all of them prepare in turn.
 

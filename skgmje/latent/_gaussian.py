@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from skgmje.latent._entropies import MomentKL
+from skgmje.latent._entropies import EntropySum, MomentKL, Negentropy
 from skgmje.latent._moments import (
     RunningMoments,
     covariance,
@@ -27,7 +27,8 @@ class GaussianMutualInformation(nn.Module):
     rescaled, so shrinking the embeddings gains nothing. A tenth of each view's mean
     variance is added as noise, which bounds the loss. The information alone does not
     tell one basis from another; each view's :class:`MomentKL` is added to it and asks
-    for white embeddings.
+    for white embeddings. Neither tells a function of the points from a fold of them, if
+    both views know it equally well; the :class:`Negentropy` of each view does.
 
     In training mode the moments are those of the batch. In evaluation mode pairs are
     judged by the log-density ratio under running moments of the training batches: the
@@ -41,6 +42,8 @@ class GaussianMutualInformation(nn.Module):
         training rows.
     whitening_weight : float, default=0.1
         Weight of the divergence of each view, which keeps embeddings white.
+    negentropy_weight : float, default=0.05
+        Weight of the negentropy of each view, which keeps embeddings from folding.
 
     Examples
     --------
@@ -53,10 +56,17 @@ class GaussianMutualInformation(nn.Module):
 
     each_epoch = False
 
-    def __init__(self, noise_share: float = 0.1, whitening_weight: float = 0.1):
+    def __init__(
+        self,
+        noise_share: float = 0.1,
+        whitening_weight: float = 0.1,
+        negentropy_weight: float = 0.05,
+    ):
         super().__init__()
         self.noise_share = noise_share
-        self.divergence = MomentKL(whitening_weight)
+        self.entropy = EntropySum(
+            MomentKL(whitening_weight), Negentropy(negentropy_weight)
+        )
         self.moments = RunningMoments(MOMENTS_RATE)
 
     def initialize(self, z_c: Tensor, z_t: Tensor, seed: int) -> None:
@@ -72,7 +82,7 @@ class GaussianMutualInformation(nn.Module):
             self.moments.update(z)
         else:
             information = self._held_out_information(z, n_context)
-        return self.divergence(z_c) + self.divergence(z_t) - information
+        return self.entropy(z_c) + self.entropy(z_t) - information
 
     def _noisy_blocks(
         self, joint: Tensor, n_context: int

@@ -9,6 +9,7 @@ from skgmje.latent._entropies import (
     EntropySum,
     MomentKL,
     NearestNeighbour,
+    Negentropy,
 )
 from skgmje.latent._gaussian import GaussianMutualInformation
 from skgmje.mixture import MultivariateNormalMixture
@@ -56,8 +57,9 @@ class JointMixture(nn.Module):
     likelihood : {'conditional', 'joint'}, default='conditional'
         Form of the likelihood.
     entropy : Entropy or GaussianMutualInformation, optional
-        What is added for each view, or the loss of GJE for both of them; by default
-        :class:`MomentKL`, and with the joint likelihood the sum of it and
+        What is added for each view, or the loss of GJE for both of them; by default the
+        sum of :class:`MomentKL` and :class:`Negentropy`, or with the joint likelihood
+        of :class:`MomentKL` and
         :class:`NearestNeighbour`.
 
     Raises
@@ -146,7 +148,7 @@ class JointMixture(nn.Module):
 
 def _default_entropy(likelihood: str) -> Entropy:
     if likelihood == "conditional":
-        return MomentKL()
+        return EntropySum(MomentKL(), Negentropy())
     return EntropySum(MomentKL(), NearestNeighbour())
 
 

@@ -5,7 +5,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from skgmje.latent._entropies import MomentKL, VarianceCovariance
+from skgmje.latent._entropies import (
+    EntropySum,
+    MomentKL,
+    Negentropy,
+    VarianceCovariance,
+)
 from skgmje.latent._moments import covariance, ridge
 from skgmje.mixture import MultivariateNormalMixture
 
@@ -58,8 +63,10 @@ class LearnedGaussian(nn.Module):
         return -self.density().log_prob(z.double()).mean()
 
 
-def make_marginal(name: str, n_features: int) -> Callable[[Tensor], Tensor]:
-    """Return a marginal loss by name: ``"moment_kl"``, ``"gaussian"``, ``"vicreg"``."""
+def make_marginal(name: str | None, n_features: int) -> Callable[[Tensor], Tensor]:
+    """Return a marginal loss by name, as :class:`ConditionalMixture` describes them."""
     if name == "gaussian":
         return LearnedGaussian(n_features)
+    if name is None:
+        return EntropySum(MomentKL(1.0), Negentropy())
     return MomentKL(1.0) if name == "moment_kl" else VarianceCovariance()

@@ -44,6 +44,28 @@ def started(z_c, z_t, **options):
     return latent
 
 
+@PROFILE
+@given(SEEDS)
+def test_turning_a_view_changes_nothing_up_to_rotation(seed):
+    z_c, z_t = pairs(seed, n=9, d=3)
+    turn = torch.linalg.qr(normal(3, 3, seed=seed % 1000)).Q
+    for orthogonal in (turn, -turn):
+        values = [
+            float(started(z_c, other, up_to_rotation=True)(z_c, other))
+            for other in (z_t, z_t @ orthogonal)
+        ]
+        assert values[0] == pytest.approx(values[1], abs=1e-9)
+
+
+def test_a_reflected_view_is_as_good_as_an_equal_one_up_to_rotation_only():
+    z = normal(50, 3)
+    reflected = z * torch.tensor([1.0, 1.0, -1.0])
+    equal = float(started(z, z)(z, z))
+    turned = float(started(z, reflected, up_to_rotation=True)(z, reflected))
+    assert turned == pytest.approx(equal, abs=1e-9)
+    assert float(started(z, reflected)(z, reflected)) > equal + 1
+
+
 # ------------------------------------------------------------------------------ InfoNCE
 
 

@@ -17,6 +17,7 @@ from skgmje.latent import (
     LogDet,
     MomentKL,
     NearestNeighbour,
+    Negentropy,
     VarianceCovariance,
     Whitening,
     covariance,
@@ -163,7 +164,7 @@ def test_entropies_of_views_and_pairs_give_the_gaussian_information(seed, d_c, d
     rho = np.linalg.svd(context.T @ target, compute_uv=False)
     expected = -0.5 * np.log1p(-(rho**2)).sum()
     assert float(information) == pytest.approx(expected, abs=1e-8)
-    latent = GaussianMutualInformation(noise_share=0.0, whitening_weight=0.0)
+    latent = GaussianMutualInformation(0.0, 0.0, 0.0)
     loss = float(latent(z[:, :d_c], z[:, d_c:]))
     assert loss == pytest.approx(-expected, abs=1e-8)
 
@@ -316,6 +317,58 @@ def test_few_embeddings_have_fewer_neighbours():
         NearestNeighbour()(z[:1])
     with pytest.raises(ValueError, match="k=0"):
         NearestNeighbour(k=0)
+
+
+# --------------------------------------------------------------------------- negentropy
+
+
+def white(z):
+    return Whitening(ridge=0.0).prepare(z)
+
+
+def test_the_negentropy_is_the_gap_of_both_entropies():
+    z = normal(300, 3) ** 3
+    gap = LogDet().entropy(z) - NearestNeighbour(k=2).entropy(z)
+    actual = Negentropy(0.5, k=2)(z)
+    assert float(actual) == pytest.approx(0.5 * float(gap), abs=1e-12)
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 3])
+def test_gaussians_have_no_negentropy_and_boxes_what_theory_says(n_features):
+    z = normal(4000, n_features) @ random_factor(n_features, 1)
+    assert float(Negentropy(1.0)(z)) == pytest.approx(0, abs=0.12)
+    box = uniform(4000, n_features)
+    truth = 0.5 * n_features * math.log(2 * math.pi * math.e / 12)
+    assert float(Negentropy(1.0)(box)) == pytest.approx(truth, abs=0.12)
+
+
+def test_the_negentropy_does_not_change_with_scale():
+    z = normal(200, 3) ** 3
+    expected = float(Negentropy()(z))
+    for scale in (1e-3, 10, 1e3):
+        assert float(Negentropy()(scale * z + 5)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_second_moments_do_not_see_a_fold_and_the_negentropy_does():
+    z = normal(1000, 3)
+    open_, folded = white(z), white(torch.cat([z[:, :2], z[:, :1] ** 2], dim=1))
+    assert float(MomentKL()(open_)) == pytest.approx(float(MomentKL()(folded)))
+    assert float(LogDet()(open_)) == pytest.approx(float(LogDet()(folded)))
+    assert float(Negentropy(1.0)(folded) - Negentropy(1.0)(open_)) > 0.5
+
+
+@pytest.mark.parametrize("n_rows", [1, 2, 3])
+def test_few_embeddings_have_no_negentropy(n_rows):
+    assert float(Negentropy()(normal(n_rows, 2))) == 0
+    assert float(Negentropy()(normal(4, 2))) != 0
+
+
+def test_equal_embeddings_have_a_finite_negentropy_and_gradient():
+    z = torch.ones(20, 2, dtype=torch.float64, requires_grad=True)
+    value = Negentropy()(z)
+    (gradient,) = torch.autograd.grad(value, z)
+    assert math.isfinite(value.item())
+    assert bool(torch.isfinite(gradient).all())
 
 
 def test_duplicates_count_as_the_floor():

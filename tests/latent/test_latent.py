@@ -17,6 +17,7 @@ from skgmje.latent import (
     JointMixture,
     LearnedGaussian,
     MomentKL,
+    Negentropy,
     NeuralGas,
     ParticleKernels,
     StepwiseEM,
@@ -54,7 +55,7 @@ INFORMATION = float(-0.5 * torch.log(1 - RHO**2).sum())
 
 def pure_information():
     """Switch off what is added to the information to make it trainable."""
-    return GaussianMutualInformation(noise_share=0.0, whitening_weight=0.0)
+    return GaussianMutualInformation(0.0, 0.0, 0.0)
 
 
 # --------------------------------------------------------------- Gaussian information
@@ -304,6 +305,17 @@ def test_with_the_information_a_mixture_trains_and_its_state_can_be_stored(likel
     assert float(again.eval()(*pair)) == pytest.approx(expected, abs=1e-9)
 
 
+def test_the_default_entropies_are_the_divergence_and_a_tenth_of_the_negentropy():
+    pair = dependent_embeddings()
+    extra = joint_mixture()(*pair) - joint_mixture(entropy=NoEntropy())(*pair)
+    expected = sum(MomentKL(2.0)(z) + 0.1 * Negentropy(1.0)(z) for z in pair)
+    assert float(extra) == pytest.approx(float(expected), abs=1e-9)
+    extra = GaussianMutualInformation()(*pair)
+    extra = extra - GaussianMutualInformation(0.1, 0.0, 0.0)(*pair)
+    expected = sum(0.1 * moment_kl(z) + 0.05 * Negentropy(1.0)(z) for z in pair)
+    assert float(extra) == pytest.approx(float(expected), abs=1e-9)
+
+
 def test_the_joint_loss_is_the_likelihood_and_the_usage():
     latent = joint_mixture(likelihood="joint", entropy=NoEntropy())
     z = torch.cat(dependent_embeddings(), dim=1)
@@ -484,7 +496,7 @@ def test_the_parameters_of_the_mixture_depend_on_the_context_alone():
 # --------------------------------------------------------------------- marginal losses
 
 
-@pytest.mark.parametrize("marginal", ["moment_kl", "gaussian", "vicreg"])
+@pytest.mark.parametrize("marginal", ["moment_kl", "gaussian", "vicreg", None])
 def test_the_marginal_loss_is_the_one_that_is_named(marginal):
     z_c, z_t = dependent_embeddings()
     latent = ConditionalMixture(head(), head(), 1.5, marginal=marginal)
@@ -492,6 +504,7 @@ def test_the_marginal_loss_is_the_one_that_is_named(marginal):
     losses = {
         "moment_kl": moment_kl,
         "vicreg": VarianceCovariance(),
+        None: lambda z: moment_kl(z) + Negentropy(0.1)(z),
         "gaussian": lambda z: (
             -torch.distributions.MultivariateNormal(z.mean(0), covariance(z))
             .log_prob(z)

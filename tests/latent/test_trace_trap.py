@@ -380,7 +380,7 @@ def test_vicreg_holds_white_embeddings_above_its_threshold_only(n_features, weig
 def test_detached_targets_leave_no_pull_on_the_target():
     """In the conditional form of a mixture a gradient never gathers the targets."""
     z = embeddings(0, 4, 50)
-    latent = JointMixture(1)
+    latent = JointMixture(1, entropy=MomentKL())
     latent.initialize(z[:, :2], z[:, 2:], seed=0)
     density = latent.eval().components.density
     target = z[:, 2:].clone().requires_grad_()
