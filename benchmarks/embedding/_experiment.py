@@ -56,16 +56,18 @@ def run(function, tasks, path, n_jobs):
 
 
 def mean_and_deviation(results, task_matches, key):
-    """Mean and standard deviation over seeds; NaN where nothing was measured."""
+    """Mean and standard deviation over seeds; NaN where there are too few of them."""
     values = [r[key] for task, r in results.items() if task_matches(task) and key in r]
     if not values:
         return math.nan, math.nan
-    return float(np.mean(values)), float(np.std(values))
+    deviation = float(np.std(values)) if len(values) > 1 else math.nan
+    return float(np.mean(values)), deviation
 
 
 def cell(mean, deviation, width=17):
     """A number of a table, with its standard deviation."""
-    text = "" if math.isnan(mean) else f"{mean:.3f} ± {deviation:.3f}"
+    text = "" if math.isnan(mean) else f"{mean:.3f}"
+    text += "        " if math.isnan(deviation) else f" ± {deviation:.3f}"
     return f"{text:>{width}}"
 
 
