@@ -3,8 +3,9 @@ Three right answers
 ===================
 
 Every input has three right answers here. A regression gives their average, which is
-wrong everywhere. Joint embeddings give a density, and some densities suit better than
-others: one Gaussian, a few, many, or a mixture that a network reads from the input.
+wrong almost everywhere. Joint embeddings give a density, and some densities suit
+better than others: one Gaussian, a few, many on the nodes of a graph that grows along
+the data, or a mixture that a network reads from the input.
 """
 
 # %%
@@ -17,8 +18,14 @@ import time
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.colors import PowerNorm
 
-from skgmje import GJEEmbedder, GMJEEmbedder, MDNEmbedder
+from skgmje import (
+    GaussianProcessEmbedder,
+    GMJEEmbedder,
+    JEPAEmbedder,
+    MDNEmbedder,
+)
 from skgmje.datasets import branch_conditional, branch_log_density, make_branches
 from skgmje.metrics import branch_recovery, calibration_error
 
@@ -30,18 +37,18 @@ oracle = branch_log_density(X_test, y_test).mean()
 # %%
 # Models
 # ------
-# With identity encoders an embedder is a conditional density estimator in the units of
-# y. The joint mixtures are fitted in closed form or by EM; the network of MDN trains.
-own_units = {"encoder": "identity", "target": "y"}
+# With an identity target a model is a conditional density in the units of y. JEPA and
+# the Gaussian process are baselines: a network that predicts a point, and a smooth
+# function of x, each with a Gaussian around it. The joint mixtures are fitted in closed
+# form or by EM; the network of MDN trains.
+own_units = {"encoder": "identity", "target": "y", "random_state": 0}
 models = {
-    "GJE: one Gaussian": GJEEmbedder(**own_units),
-    "GMJE, K = 3": GMJEEmbedder(3, random_state=0, **own_units),
-    "GMJE, K = 10": GMJEEmbedder(10, random_state=0, **own_units),
-    "GMJE, K = 20": GMJEEmbedder(20, random_state=0, **own_units),
-    "GMJE, K = 100, spherical": GMJEEmbedder(
-        100, covariance_type="spherical", random_state=0, **own_units
-    ),
-    "MDN, K = 3": MDNEmbedder(3, random_state=0, **own_units),
+    "JEPA": JEPAEmbedder(target="y", target_encoder="identity", random_state=0),
+    "Gaussian process": GaussianProcessEmbedder(target="y", random_state=0),
+    "GMJE, K = 1": GMJEEmbedder(1, **own_units),
+    "GMJE, K = 3": GMJEEmbedder(3, **own_units),
+    "GMJE on a neural gas": GMJEEmbedder(50, components="gng", **own_units),
+    "MDN, K = 3": MDNEmbedder(3, **own_units),
 }
 
 # %%
@@ -63,31 +70,40 @@ for name, model in models.items():
     print(f"{name:26}{losses[name]:10.3f}{share:10.1%}{usage:8.3f}{error:13.3f}")
 
 # %%
-# One Gaussian is a broad band, and four of five of its draws are no answer. Three
-# Gaussians are rigid where the curves bend. Twenty follow them piece by piece, and so
-# do a hundred round ones, like beads on a string. The network needs three.
+# Around one point there is a broad band, whatever the function that gives the point,
+# and four of five draws are no answer. Three Gaussians are rigid where the curves bend.
+# Those on the nodes of a neural gas follow them piece by piece; nobody has to say that
+# there are three curves, since the graph falls into three parts. The network needs only
+# three components, because they bend.
+gas = models["GMJE on a neural gas"].gas_
+print("connected parts of the graph:", gas.n_connected_components_)
+
 x = np.linspace(-1, 1, 241)[:, np.newaxis]
-heights = torch.linspace(-2.7, 2.7, 541).double()
+heights = torch.linspace(-3.1, 3.1, 621).double()
 curves = branch_conditional(x).means[..., 0]
+true = {"color": "black", "lw": 1, "ls": (0, (4, 3))}
+# One scale for all; its root shows broad bands beside narrow ridges.
+scale = PowerNorm(0.5, vmin=0, vmax=4)
 fig, axes = plt.subplots(
-    2, 3, figsize=(10, 6.4), sharex=True, sharey=True, layout="constrained"
+    2, 3, figsize=(10, 6.8), sharex=True, sharey=True, layout="constrained"
 )
 for (name, model), ax in zip(models.items(), axes.flat, strict=True):
     density = model.conditional(x).log_prob(heights[:, None, None]).exp()
-    # The root shows broad bands beside narrow ridges.
-    ax.pcolormesh(
-        x[:, 0], heights, density**0.5, cmap="Blues", vmax=1.7, shading="gouraud"
+    image = ax.pcolormesh(
+        x[:, 0], heights, density, cmap="Blues", norm=scale, shading="gouraud"
     )
-    ax.plot(x, curves, color="black", lw=0.8, ls=(0, (4, 3)))
+    ax.plot(x, curves, **true)
     draws = model.sample_conditional(X_test[:150], random_state=0)
     ax.plot(X_test[:150], draws[:, 0], ".", color="tab:orange", ms=2.5)
-    ax.plot(x, model.predict(x), color="tab:red", lw=1)
+    ax.plot(x, model.predict(x), color="tab:red", lw=1.2)
     ax.set_title(f"{name} ({losses[name]:.2f} nats lost)", fontsize=9, loc="left")
-axes[0, 0].set(xlim=(-1, 1), ylim=(-2.7, 2.7))
+axes[0, 0].set(xlim=(-1, 1), ylim=(-3.1, 3.1), xticks=(-0.5, 0, 0.5))
 for ax in axes[1]:
     ax.set_xlabel("x")
 for ax in axes[:, 0]:
     ax.set_ylabel("y")
+bar = fig.colorbar(image, ax=axes, label="density of y given x", aspect=40, pad=0.02)
+bar.set_ticks((0, 0.25, 1, 2, 3))
 
 # %%
 # Blue is the density of y for each x, orange are draws from it, dashed the true curves.
@@ -108,7 +124,7 @@ parts = {
 fig, axes = plt.subplots(1, 2, figsize=(7, 3), layout="constrained")
 for ax, (name, (values, truth, limit)) in zip(axes, parts.items(), strict=True):
     ax.plot(x, values[:, order], lw=1.8)
-    ax.axhline(truth, color="black", lw=0.8, ls=(0, (4, 3)))
-    ax.set(xlabel="x", ylim=(0, limit), xlim=(-1, 1))
+    ax.axhline(truth, **true)
+    ax.set(xlabel="x", ylim=(0, limit), xlim=(-1, 1), xticks=(-1, 0, 1))
     ax.set_title(name, fontsize=10, loc="left")
 print(f"\nseconds: {time.perf_counter() - start:.0f}")

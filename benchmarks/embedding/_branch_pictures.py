@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from _branch_data import DATA
+from matplotlib.colors import PowerNorm
 
 PANELS = {
     "JEPA": "(a) JEPA: the average",
@@ -14,6 +15,14 @@ PANELS = {
     "MDN, K = 3": "(f) MDN, K = 3: follows the branches",
 }
 COLOURS = ("tab:blue", "tab:orange", "tab:green")
+TRUE = {"color": "black", "lw": 1.0, "ls": (0, (4, 3))}
+LABEL = {
+    "ha": "right",
+    "fontsize": 8,
+    "bbox": {"facecolor": "white", "alpha": 0.8, "lw": 0, "pad": 2},
+}
+# One scale for all panels; its root shows broad bands beside narrow ridges.
+SCALE = PowerNorm(0.5, vmin=0, vmax=4)
 
 
 def draw_panels(methods, path):
@@ -25,36 +34,44 @@ def draw_panels(methods, path):
     )
     oracle = data.log_density(*test).mean()
     x = np.linspace(-1, 1, 241)[:, np.newaxis]
-    y = torch.linspace(-3.1, 2.6, 571).double()
+    y = torch.linspace(-3.1, 3.1, 621).double()
     branches = data.truth(x).means[..., 0].numpy()
     fig, axes = plt.subplots(
-        2, 3, figsize=(10, 6.4), sharex=True, sharey=True, layout="constrained"
+        2, 3, figsize=(10, 6.8), sharex=True, sharey=True, layout="constrained"
     )
     for (name, title), ax in zip(PANELS.items(), axes.flat, strict=True):
-        ax.plot(x, branches, color="black", lw=0.8, ls=(0, (4, 3)))
-        ax.set_title(title, fontsize=10, loc="left")
-        if name not in methods:
-            ax.text(0, 0.7, "does not exist yet", ha="center")
-            continue
         model = methods[name](0).fit(*train)
         conditional = model.conditional(x)
         density = conditional.log_prob(y[:, None, None]).exp().numpy()
-        # The root shows broad bands beside narrow ridges.
-        ax.pcolormesh(
-            x[:, 0], y, density**0.5, cmap="Blues", vmin=0, vmax=1.7, shading="gouraud"
+        shading = ax.pcolormesh(
+            x[:, 0], y, density, cmap="Blues", norm=SCALE, shading="gouraud"
         )
-        if conditional.n_components == 1:
-            ax.plot(x, conditional.mean.numpy(), color="tab:red", lw=1.5)
+        ax.plot(x, branches[:, 0], label="true answers", **TRUE)
+        ax.plot(x, branches[:, 1:], **TRUE)
         draws = model.sample_conditional(test[0][:150], 1, random_state=0)
-        ax.plot(test[0][:150], draws[:, 0], ".", color="tab:orange", ms=2.5)
+        ax.plot(
+            *(test[0][:150], draws[:, 0]),
+            ".",
+            color="tab:orange",
+            ms=2.5,
+            label="draws",
+        )
+        ax.plot(x, model.predict(x), color="tab:red", lw=1.2, label="conditional mean")
+        ax.set_title(title, fontsize=10, loc="left")
         loss = oracle - model.score(*test)
-        ax.text(0.95, -2.85, f"{loss:.2f} nats above the truth", ha="right", fontsize=8)
-    axes[0, 0].set(xlim=(-1, 1), ylim=(-3.1, 2.6))
+        ax.text(0.96, 2.87, f"{loss:.2f} nats lost", va="top", **LABEL)
+    axes[0, 0].set(xlim=(-1, 1), ylim=(-3.1, 3.1), xticks=(-0.5, 0, 0.5))
     for ax in axes[1]:
         ax.set_xlabel("x")
     for ax in axes[:, 0]:
         ax.set_ylabel("y")
-    fig.savefig(path, dpi=120)
+    bar = fig.colorbar(
+        shading, ax=axes, label="density of y given x", aspect=40, pad=0.02
+    )
+    bar.set_ticks((0, 0.25, 1, 2, 3))
+    handles, labels = axes[0, 0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+    fig.savefig(path, dpi=110)
     plt.close(fig)
 
 
@@ -74,16 +91,25 @@ def draw_routing(make, path):
             (0, 0.1),
         ),
     }
-    fig, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
+    fig, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
     for ax, (name, (found, true, limits)) in zip(axes, parts.items(), strict=True):
         if name == "means":
             ax.plot(*train, ".", color="0.8", ms=1.5, zorder=0)
-        for column, colour in zip(found[:, order].T, COLOURS, strict=True):
-            ax.plot(x, column, color=colour, lw=1.8)
-        ax.plot(x, true, color="black", lw=0.9, ls=(0, (4, 3)))
-        ax.set(xlim=(-1, 1), ylim=limits, xlabel="x")
+        for number, k in enumerate(order):
+            ax.plot(
+                x,
+                found[:, k],
+                color=COLOURS[number],
+                lw=1.8,
+                label=f"component {number + 1}",
+            )
+        lines = ax.plot(x, true, **TRUE)
+        lines[0].set_label("truth")
+        ax.set(xlim=(-1, 1), ylim=limits, xlabel="x", xticks=(-1, -0.5, 0, 0.5, 1))
         ax.set_title(name, fontsize=10, loc="left")
-    fig.savefig(path, dpi=120)
+    handles, labels = axes[0].get_legend_handles_labels()
+    fig.legend(handles, labels, loc="outside lower center", ncols=4, frameon=False)
+    fig.savefig(path, dpi=110)
     plt.close(fig)
 
 
@@ -117,5 +143,5 @@ def draw_component_curve(results, counts, path):
     ax.minorticks_off()
     ax.set_ylabel("nats above the true density")
     ax.legend(frameon=False, fontsize=8)
-    fig.savefig(path, dpi=120)
+    fig.savefig(path, dpi=110)
     plt.close(fig)

@@ -11,7 +11,6 @@ from pathlib import Path
 import joblib
 import numpy as np
 import torch
-from sklearn.utils._param_validation import InvalidParameterError
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -27,26 +26,15 @@ def argument_parser(description):
     parser.add_argument("--methods", nargs="+", help="names of methods")
     parser.add_argument("--jobs", type=int, default=os.cpu_count())
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    parser.add_argument("--report", action="store_true", help="run nothing")
     return parser
-
-
-def existing(constructors):
-    """Keep the constructors whose estimator exists; say which do not."""
-    kept = {}
-    for name, make in constructors.items():
-        try:
-            make(0)._validate_params()
-        except (AttributeError, TypeError, InvalidParameterError) as error:
-            print(f"skipped {name}: {str(error).splitlines()[0]}")
-        else:
-            kept[name] = make
-    return kept
 
 
 def run(function, tasks, path, n_jobs):
     """Call ``function(*task)`` in processes; results on file are not run again.
 
-    Returns a dictionary from tasks to the dictionaries of numbers that came back.
+    Returns a dictionary from tasks to the dictionaries of numbers that came back, of
+    all that is on file if there is nothing to run.
     """
     results = _read(path)
     todo = [task for task in tasks if task not in results]
@@ -64,20 +52,22 @@ def run(function, tasks, path, n_jobs):
             f"{', '.join(map(str, task))}: {numbers}",
             flush=True,
         )
-    return {task: results[task] for task in tasks}
+    return {task: results[task] for task in tasks or results}
 
 
 def mean_and_deviation(results, task_matches, key):
-    """Mean and standard deviation over seeds; NaN where nothing was measured."""
+    """Mean and standard deviation over seeds; NaN where there are too few of them."""
     values = [r[key] for task, r in results.items() if task_matches(task) and key in r]
     if not values:
         return math.nan, math.nan
-    return float(np.mean(values)), float(np.std(values))
+    deviation = float(np.std(values)) if len(values) > 1 else math.nan
+    return float(np.mean(values)), deviation
 
 
 def cell(mean, deviation, width=17):
     """A number of a table, with its standard deviation."""
-    text = "" if math.isnan(mean) else f"{mean:.3f} ± {deviation:.3f}"
+    text = "" if math.isnan(mean) else f"{mean:.3f}"
+    text += "        " if math.isnan(deviation) else f" ± {deviation:.3f}"
     return f"{text:>{width}}"
 
 

@@ -14,6 +14,11 @@ from skgmje.networks._mlp import MLP
 
 # Smallest standard deviation of a component, in standard deviations of the target.
 SCALE_FLOOR = 1e-3
+# Over one column a density head starts with a first layer wider than torch's by this
+# factor, which falls to one with the root of the number of columns. From torch's law it
+# bends slowly there, and where answers cross, its components stay with wrong turns.
+# Over many columns wide weights only fit noise sooner.
+FIRST_LAYER_GAIN = 3.0
 
 
 class MixtureDensityHead(nn.Module):
@@ -91,6 +96,12 @@ batch_shape=(5,))
         self.network = MLP(
             n_features_in, sum(self._sizes), hidden_layer_sizes, activation, generator
         )
+        if hidden_layer_sizes:
+            first: Any = self.network[0]
+            gain = max(1.0, FIRST_LAYER_GAIN / n_features_in**0.5)
+            with torch.no_grad():
+                first.weight.mul_(gain)
+                first.bias.mul_(gain)
 
     def forward(self, context: Tensor) -> MultivariateNormalMixture:
         """Return the batch of mixtures for contexts of shape (n_samples, D_in)."""
@@ -128,7 +139,8 @@ batch_shape=(5,))
         """Start from the k-means centres of the targets and the spread about them."""
         rows = target.double().cpu().numpy()
         n_clusters = min(self.n_components, len(np.unique(rows, axis=0)))
-        kmeans = KMeans(n_clusters, n_init=1, random_state=seed).fit(rows)
+        # One start often cuts a large branch in two and misses a rare one.
+        kmeans = KMeans(n_clusters, n_init=10, random_state=seed).fit(rows)
         residual = rows - kmeans.cluster_centers_[kmeans.labels_]
         spread = np.maximum(residual.std(axis=0), 10 * SCALE_FLOOR)
         if self.covariance_type == "spherical":

@@ -4,7 +4,14 @@ import numpy as np
 import pytest
 from sklearn.cross_decomposition import CCA
 
-from skgmje import GJEEmbedder, GMJEEmbedder, MDNEmbedder
+from skgmje import (
+    GaussianProcessEmbedder,
+    GJEEmbedder,
+    GMJEEmbedder,
+    JEPAEmbedder,
+    MDNEmbedder,
+)
+from skgmje.datasets import branch_log_density, make_branches
 
 # The conditional entropy of the branches: log 3 + log(2 pi e 0.05^2) / 2.
 ORACLE = np.log(3) + 0.5 * np.log(2 * np.pi * np.e * 0.05**2)
@@ -134,3 +141,51 @@ def test_the_branches_of_an_mdn_have_their_weights_and_noise():
     np.testing.assert_allclose(conditional.weights.numpy(), 1 / 3, atol=0.06)
     deviation = conditional.component_covariances.numpy()[..., 0, 0] ** 0.5
     np.testing.assert_allclose(deviation.mean(), 0.05, atol=0.01)
+
+
+@pytest.fixture(scope="module")
+def one_gaussian():
+    return GMJEEmbedder(1, encoder="identity", target="y").fit(*branches(3000, 0))
+
+
+def test_a_neural_gas_finds_the_three_branches_and_is_near_the_oracle():
+    gas = GMJEEmbedder(
+        50, components="gng", encoder="identity", target="y", random_state=0
+    ).fit(*branches(3000, 0))
+    assert gas.gas_.n_connected_components_ == 3
+    assert -gas.score(*branches(5000, 100)) < ORACLE + 0.10
+
+
+def test_a_bank_of_particles_is_near_the_oracle_on_branches():
+    bank = GMJEEmbedder(
+        1024, components="bank", encoder="identity", target="y", random_state=0
+    ).fit(*branches(3000, 0))
+    assert -bank.score(*branches(5000, 100)) < ORACLE + 0.30
+
+
+@pytest.mark.parametrize(
+    "baseline",
+    [
+        JEPAEmbedder(
+            target_encoder="identity", target="y", max_iter=30, random_state=0
+        ),
+        GaussianProcessEmbedder(target="y", random_state=0),
+    ],
+    ids=["jepa", "gaussian process"],
+)
+def test_a_point_for_an_answer_is_as_far_from_branches_as_one_gaussian(
+    baseline, one_gaussian
+):
+    test = branches(5000, 100)
+    score = baseline.fit(*branches(600, 0)).score(*test)
+    assert pytest.approx(one_gaussian.score(*test), abs=0.1) == score
+    # The average of the answers is between them, on the middle branch.
+    assert np.abs(baseline.predict(test[0])).max() < 0.7
+
+
+def test_an_mdn_of_three_components_follows_branches_that_cross():
+    X, y = make_branches(3000, kind="intersecting", random_state=1)
+    test = make_branches(5000, kind="intersecting", random_state=1001)
+    mdn = MDNEmbedder(3, encoder="identity", target="y", random_state=1).fit(X, y)
+    oracle = branch_log_density(*test, kind="intersecting").mean()
+    assert oracle - mdn.score(*test) < 0.15

@@ -133,6 +133,31 @@ def test_a_head_takes_the_context_alone():
     ]
 
 
+@pytest.mark.parametrize(("n_features_in", "gain"), [(1, 3.0), (4, 1.5), (64, 1.0)])
+def test_a_density_head_of_few_columns_starts_wide(n_features_in, gain):
+    head = MixtureDensityHead(
+        n_features_in, 3, 2, hidden_layer_sizes=(8, 8), generator=generator()
+    )
+    network = MLP(n_features_in, 15, (8, 8), "relu", generator())
+    for name in ("weight", "bias"):
+        ours, torchs = getattr(head.network[0], name), getattr(network[0], name)
+        torch.testing.assert_close(ours, gain * torchs)
+    assert torch.equal(head.network[2].weight, network[2].weight)
+
+
+def test_a_density_head_starts_at_a_rare_cluster():
+    centres = np.repeat([1.5, 0.0, -1.5], [1800, 900, 300])
+    wave = 0.5 * np.sin(np.linspace(0, 500, len(centres)))
+    target = torch.tensor(centres + wave * np.sign(centres))[:, None]
+    for seed in range(6):
+        head = MixtureDensityHead(1, 3, 1)
+        head.initialize(target, seed)
+        means = head.network[-1].bias[3:6].detach().sort().values
+        torch.testing.assert_close(
+            means, torch.tensor([-1.5, 0.0, 1.5]), atol=0.1, rtol=0
+        )
+
+
 @each_covariance_type
 @pytest.mark.parametrize("n_features", [1, 3])
 @pytest.mark.parametrize("n_components", [1, 4])
