@@ -129,14 +129,14 @@ def draw_component_curve(results, counts, path):
             ]
             ax.plot(
                 counts,
-                np.mean(losses, axis=1),
+                [np.mean(loss) for loss in losses],
                 style,
                 color=colour,
                 ms=4,
                 lw=1 if style == "o--" else 1.8,
                 label=f"{form}, {n_train:,} training pairs",
             )
-            low, high = np.min(losses, axis=1), np.max(losses, axis=1)
+            low, high = zip(*((min(loss), max(loss)) for loss in losses), strict=True)
             ax.fill_between(counts, low, high, color=colour, alpha=0.15, lw=0)
     ax.set(xscale="log", yscale="log", xlabel="components K", xticks=counts)
     ax.set_xticklabels(counts)
