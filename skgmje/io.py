@@ -96,6 +96,8 @@ def load(path, **encoders):
 
     Raises
     ------
+    FileNotFoundError
+        If there is no file of this name.
     ValueError
         If the file is truncated, foreign or written by a newer version, or if an
         encoder is missing.

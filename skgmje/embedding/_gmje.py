@@ -76,11 +76,11 @@ class GMJEEmbedder(JointDensityEmbedder):
     components : {'prototypes', 'em', 'gng', 'bank'}, default='prototypes'
         How components are placed. ``'prototypes'`` take a step of stepwise EM at every
         batch, and EM at the end; ``'em'`` takes EM on all embeddings at every epoch.
-        ``'gng'`` puts at most `n_components` on the nodes of a growing neural gas,
-        whose edges show which answers are connected. ``'bank'`` keeps `n_components`
-        weighted particles, one isotropic component for each: take some hundreds.
-        Encoders of both views then train on the contrastive limit of the bank, on the
-        unit sphere.
+        ``'gng'`` puts at most `n_components`, but at least two, on the nodes of a
+        growing neural gas, whose edges show which answers are connected. ``'bank'``
+        keeps `n_components` weighted particles, one component for each with the same
+        bandwidth for all: take some hundreds. If both views have an encoder that
+        trains, these train on the contrastive limit of the bank, on the unit sphere.
     likelihood : {'conditional', 'joint'}, default='conditional'
         What trains encoders: the conditional likelihood in both directions, with
         detached targets, or the joint likelihood. The contrastive loss of a bank uses
@@ -97,7 +97,8 @@ class GMJEEmbedder(JointDensityEmbedder):
         Form of the component covariances. Only full, tied and low-rank ones let a
         component's mean depend on the context. Low-rank ones (mixtures of factor
         analysers) have far fewer parameters where embeddings are wide and rows few.
-        Components of a gas are full and those of a bank isotropic, whatever this says.
+        Those of a gas are full, and those of a bank diagonal and the same for all,
+        whatever this says.
     rank : int, default=2
         Number of factors of low-rank covariances. It is cut to one less than the width
         of both embeddings, at which they are full. Other forms do not use it.

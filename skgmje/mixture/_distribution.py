@@ -144,6 +144,11 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
         -------
         log_prob : tensor of shape (\*sample, \*batch, K)
             Log-densities in nats.
+
+        Raises
+        ------
+        ValueError
+            If the points have another number of coordinates.
         """
         if value.shape[-1:] != self._event_shape:
             raise ValueError(
