@@ -18,7 +18,7 @@ SCALE_FLOOR = 1e-3
 # factor, which falls to one with the root of the number of columns. From torch's law it
 # bends slowly there, and where answers cross, its components stay with wrong turns.
 # Over many columns wide weights only fit noise sooner.
-FIRST_LAYER_GAIN = 3.0
+FIRST_LAYER_GAIN = 2.0
 
 
 class MixtureDensityHead(nn.Module):
