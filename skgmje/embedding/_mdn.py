@@ -10,6 +10,7 @@ from skgmje._validation import Interval, StrOptions
 from skgmje.embedding._conditional import ConditionalDensityEmbedder, in_target_units
 from skgmje.embedding._model import Encoders, JointModel
 from skgmje.latent import ConditionalMixture
+from skgmje.latent._joint_mixture import GAUSSIAN_SHARE
 from skgmje.mixture import MultivariateNormalMixture
 from skgmje.networks import MixtureDensityHead
 
@@ -19,8 +20,10 @@ class MDNEmbedder(ConditionalDensityEmbedder):
 
     A network reads the weights, means and scales of a mixture from the context
     embedding alone. It is trained on the conditional likelihood of the detached target,
-    with a marginal loss on the context embedding. By default a target view is modelled
-    in its own units: a conditional density estimator for tabular data.
+    with a marginal loss on the context embedding. Where the target has a trained
+    encoder of its own, half of the likelihood is that of one Gaussian, whose moments
+    follow the embeddings. By default a target view is modelled in its own units: a
+    conditional density estimator for tabular data.
 
     A joint mixture (:class:`GMJEEmbedder`) is cheaper, and better where the joint
     density is a mixture; this one is better where the conditional is curved. It
@@ -248,6 +251,7 @@ class MDNEmbedder(ConditionalDensityEmbedder):
             self.marginal_weight,
             encoders.context.is_trainable,
             marginal,
+            GAUSSIAN_SHARE,
         )
 
     def _n_density_components(self) -> int:
