@@ -22,8 +22,9 @@ class MDNEmbedder(ConditionalDensityEmbedder):
     embedding alone. It is trained on the conditional likelihood of the detached target,
     with a marginal loss on the context embedding. Where the target has a trained
     encoder of its own, half of the likelihood is that of one Gaussian, whose moments
-    follow the embeddings. By default a target view is modelled in its own units: a
-    conditional density estimator for tabular data.
+    follow the embeddings (not with the marginals ``'gaussian'`` and ``'vicreg'``). By
+    default a target view is modelled in its own units: a conditional density estimator
+    for tabular data.
 
     A joint mixture (:class:`GMJEEmbedder`) is cheaper, and better where the joint
     density is a mixture; this one is better where the conditional is curved. It
@@ -245,13 +246,15 @@ class MDNEmbedder(ConditionalDensityEmbedder):
         marginal = self.marginal
         if marginal is None and not encoders.target.is_trainable:
             marginal = "moment_kl"
+        # The others do not hold the scale that a Gaussian of moments has to follow.
+        holds_scale = marginal in (None, "moment_kl")
         return ConditionalMixture(
             head,
             reverse_head,
             self.marginal_weight,
             encoders.context.is_trainable,
             marginal,
-            GAUSSIAN_SHARE,
+            GAUSSIAN_SHARE if holds_scale else 0.0,
         )
 
     def _n_density_components(self) -> int:

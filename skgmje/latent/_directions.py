@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from skgmje.latent._moments import cholesky
 from skgmje.mixture import MultivariateNormalMixture
 
 
@@ -35,8 +36,8 @@ def conditional_loss(
 
 
 def gaussian(mean: Tensor, covariance: Tensor) -> MultivariateNormalMixture:
-    """Return the Gaussian of a mean (D,) and a covariance (D, D)."""
-    factor = torch.linalg.cholesky(covariance)
+    """Return a Gaussian; its densities are NaN if the covariance is not definite."""
+    factor = cholesky(covariance)
     return MultivariateNormalMixture.from_log_weights(
         mean.new_zeros(1), mean.unsqueeze(0), scale_tril=factor.unsqueeze(0)
     )
