@@ -144,7 +144,8 @@ def main() -> None:
     )
     print("\n" + text)
     if arguments.methods is None:
-        (RESULTS / "two_views.txt").write_text(text + "\n")
+        command = f"python benchmarks/embedding/two_views.py --seeds {n_seeds}"
+        (RESULTS / "two_views.txt").write_text(f"{command}\n\n{text}\n")
         print(f"saved to {RESULTS}")
 
 
