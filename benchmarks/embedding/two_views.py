@@ -8,7 +8,8 @@ the embedding, once with an encoder for each view and once with one for both. Al
 the views share is the point. So for each method are printed, on 1,000 fresh pairs,
 
 R2       of a linear regression of the points on the embeddings of one view, fitted to
-         the training rows: the mean over seeds and the worst seed
+         the training rows: the mean over seeds and the worst seed; what is worse than
+         no regression counts as zero
 rank     effective rank of the embeddings, of three, in the worst seed
 scale    root of their mean variance; the trapped objective shrinks it to nothing
 seconds  of the fit, on one thread beside other runs
@@ -93,7 +94,7 @@ def measure(encoders, name, seed):
     # Of the embeddings' own size, for a probe that has no tolerance to trip over.
     probe = LinearRegression().fit(embedded / scale, y)
     return {
-        "R2": probe.score(embedded_test / scale, y_test),
+        "R2": max(0.0, probe.score(embedded_test / scale, y_test)),
         "rank": effective_rank(embedded_test),
         "scale": scale,
         "seconds": seconds,
@@ -143,7 +144,8 @@ def main() -> None:
     )
     print("\n" + text)
     if arguments.methods is None:
-        (RESULTS / "two_views.txt").write_text(text + "\n")
+        command = f"python benchmarks/embedding/two_views.py --seeds {n_seeds}"
+        (RESULTS / "two_views.txt").write_text(f"{command}\n\n{text}\n")
         print(f"saved to {RESULTS}")
 
 

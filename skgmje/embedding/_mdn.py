@@ -10,6 +10,7 @@ from skgmje._validation import Interval, StrOptions
 from skgmje.embedding._conditional import ConditionalDensityEmbedder, in_target_units
 from skgmje.embedding._model import Encoders, JointModel
 from skgmje.latent import ConditionalMixture
+from skgmje.latent._joint_mixture import GAUSSIAN_SHARE
 from skgmje.mixture import MultivariateNormalMixture
 from skgmje.networks import MixtureDensityHead
 
@@ -19,8 +20,11 @@ class MDNEmbedder(ConditionalDensityEmbedder):
 
     A network reads the weights, means and scales of a mixture from the context
     embedding alone. It is trained on the conditional likelihood of the detached target,
-    with a marginal loss on the context embedding. By default a target view is modelled
-    in its own units: a conditional density estimator for tabular data.
+    with a marginal loss on the context embedding. Where the target has a trained
+    encoder of its own, half of the likelihood is that of one Gaussian, whose moments
+    follow the embeddings (not with the marginals ``'gaussian'`` and ``'vicreg'``). By
+    default a target view is modelled in its own units: a conditional density estimator
+    for tabular data.
 
     A joint mixture (:class:`GMJEEmbedder`) is cheaper, and better where the joint
     density is a mixture; this one is better where the conditional is curved. It
@@ -255,12 +259,15 @@ class MDNEmbedder(ConditionalDensityEmbedder):
         marginal = self.marginal
         if marginal is None and not encoders.target.is_trainable:
             marginal = "moment_kl"
+        # The others do not hold the scale that a Gaussian of moments has to follow.
+        holds_scale = marginal in (None, "moment_kl")
         return ConditionalMixture(
             head,
             reverse_head,
             self.marginal_weight,
             encoders.context.is_trainable,
             marginal,
+            GAUSSIAN_SHARE if holds_scale else 0.0,
         )
 
     def _n_density_components(self) -> int:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from skgmje.latent._components import ComponentRule, StepwiseEM
+from skgmje.latent._directions import conditional_loss, gaussian
 from skgmje.latent._entropies import (
     Entropy,
     EntropySum,
@@ -125,11 +126,13 @@ class JointMixture(nn.Module):
         density = self.components.density
         if self.likelihood == "joint":
             return _joint_loss(density, torch.cat([z_c, z_t], dim=1))
-        loss = _conditional_loss(density, z_c, z_t)
+        loss = 0.5 * conditional_loss(density, z_c, z_t)
         if density.n_components == 1 or gaussian_share == 0:
             return loss
-        single = _conditional_loss(_moment_matched(density), z_c, z_t)
-        return torch.lerp(loss, single, gaussian_share)
+        single = gaussian(density.mean, density.covariance_matrix)
+        return torch.lerp(
+            loss, 0.5 * conditional_loss(single, z_c, z_t), gaussian_share
+        )
 
     def _prepared(self, z_c: Tensor, z_t: Tensor) -> list[Tensor]:
         if isinstance(self.entropy, GaussianMutualInformation):
@@ -156,27 +159,3 @@ def _joint_loss(density: MultivariateNormalMixture, z: Tensor) -> Tensor:
     usage = density.responsibilities(z).mean(0)
     usage_entropy = torch.special.entr(usage).sum()
     return -density.log_prob(z).mean() - USAGE_WEIGHT * usage_entropy
-
-
-def _conditional_loss(
-    density: MultivariateNormalMixture, z_c: Tensor, z_t: Tensor
-) -> Tensor:
-    """Negative symmetric conditional log-likelihood of detached targets."""
-    n_context = z_c.shape[1]
-    context = list(range(n_context))
-    target = list(range(n_context, n_context + z_t.shape[1]))
-    forward = density.log_prob(torch.cat([z_c, z_t.detach()], dim=1))
-    forward = forward - density.marginal(context).log_prob(z_c)
-    backward = density.log_prob(torch.cat([z_c.detach(), z_t], dim=1))
-    backward = backward - density.marginal(target).log_prob(z_t)
-    return -0.5 * (forward + backward).mean()
-
-
-def _moment_matched(density: MultivariateNormalMixture) -> MultivariateNormalMixture:
-    """Gaussian with the mean and covariance of a mixture."""
-    factor = torch.linalg.cholesky(density.covariance_matrix)
-    return MultivariateNormalMixture.from_log_weights(
-        density.mean.new_zeros(1),
-        density.mean.unsqueeze(0),
-        scale_tril=factor.unsqueeze(0),
-    )

@@ -470,6 +470,42 @@ def test_a_reverse_head_trains_the_target_on_the_detached_context():
     torch.testing.assert_close(gradients[1], torch.autograd.grad(backward, z_t)[0])
 
 
+def test_a_share_of_the_likelihood_is_that_of_the_running_gaussian():
+    z_c, z_t = dependent_embeddings()
+    plain, single, mixed = (
+        ConditionalMixture(head(), head(), 1.0, gaussian_share=share).eval()
+        for share in (0.0, 1.0, 0.3)
+    )
+    for latent in (plain, single, mixed):
+        latent.initialize(z_c, z_t, seed=0)
+    joint = torch.cat([z_c, z_t], dim=1)
+    density = MultivariateNormalMixture(
+        torch.ones(1, dtype=torch.float64),
+        joint.mean(0).unsqueeze(0),
+        scale_tril=torch.linalg.cholesky(covariance(joint)).unsqueeze(0),
+    )
+    expected = moment_kl(z_c) + moment_kl(z_t)
+    expected = expected - 2 * conditional_likelihood(density, z_c, z_t)
+    values = [latent(z_c, z_t).item() for latent in (plain, single, mixed)]
+    assert values[1] == pytest.approx(float(expected), abs=1e-2)
+    assert values[2] == pytest.approx(0.7 * values[0] + 0.3 * values[1], abs=1e-9)
+
+
+def test_the_running_gaussian_follows_in_training_only_and_is_stored():
+    z_c, z_t = dependent_embeddings()
+    latent = ConditionalMixture(head(), head(), 1.0, gaussian_share=0.5)
+    latent.initialize(z_c, z_t, seed=0)
+    before = latent.moments.mean.clone()
+    latent.eval()(z_c + 3, z_t)
+    torch.testing.assert_close(latent.moments.mean, before)
+    latent.train()(z_c + 3, z_t)
+    assert float((latent.moments.mean - before).abs().max()) > 0.1
+    again = ConditionalMixture(head(), head(), 1.0, gaussian_share=0.5)
+    again.load_state_dict(latent.state_dict())
+    expected = latent.eval()(z_c, z_t).item()
+    assert again.eval()(z_c, z_t).item() == pytest.approx(expected, abs=1e-9)
+
+
 def test_the_parameters_of_the_mixture_depend_on_the_context_alone():
     """The bottleneck is one of structure: the head is not given the target."""
     latent = ConditionalMixture(head(), None, 2.0)
