@@ -189,6 +189,10 @@ class GJEEmbedder(JointDensityEmbedder):
     def _make_latent(
         self, encoders: Encoders, generator: torch.Generator
     ) -> torch.nn.Module:
+        # A linear map cannot fold, and is that of canonical correlations without it.
+        kinds = [encoder.recipe["encoder"] for encoder in encoders]
+        if all(isinstance(k, str) and k in ("linear", "identity") for k in kinds):
+            return GaussianMutualInformation(negentropy_weight=0.0)
         return GaussianMutualInformation()
 
     def _density_form(self) -> DensityForm:
