@@ -1,5 +1,7 @@
 """Densities that a neural gas or a bank of particles spans over the embeddings."""
 
+import copy
+import warnings
 from typing import Any
 
 import torch
@@ -12,6 +14,8 @@ from skgmje.mixture import GrowingNeuralGas, MultivariateNormalMixture, Particle
 STRUCTURES = {"gng": "gas_", "bank": "bank_"}
 # EM iterations, with the prior of the graph, that follow the conversion of the nodes.
 EM_STEPS = 5
+# Rows that are enough for some density after an interrupt.
+INTERRUPTED_ROWS = 512
 # Rows whose distances to all particles are held at once.
 SCORED_ROWS = 256
 
@@ -47,7 +51,17 @@ def fit_structure(
         )
     else:
         structure = ParticleBank(n_components, random_state=seed, device=z.device)
-    structure.fit(as_numpy((z - loc) / scale))
+    rows = as_numpy((z - loc) / scale)
+    try:
+        structure.fit(rows)
+    except KeyboardInterrupt:
+        warnings.warn(
+            "Fitting the density was interrupted by user; it knows the first "
+            f"{INTERRUPTED_ROWS} rows alone.",
+            UserWarning,
+            stacklevel=2,
+        )
+        structure.fit(rows[:INTERRUPTED_ROWS])
     return _attributes(kind, structure, z, loc, scale, reg_covar)
 
 
@@ -60,6 +74,8 @@ def update_structure(
     else is as there.
     """
     loc, scale = (as_tensor(moment, z.device) for moment in frame)
+    # A batch that fails leaves the fitted structure as it was.
+    structure = copy.deepcopy(structure)
     structure.device = z.device
     structure.partial_fit(as_numpy((z - loc) / scale))
     return _attributes(kind, structure, z, loc, scale, reg_covar)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from skgmje._backend import as_numpy
 from skgmje.mixture import GaussianMixture, MultivariateNormalMixture
 from skgmje.mixture._em import expectation, maximization, stepwise
 from skgmje.mixture._factor_analysis import factorise
@@ -147,12 +148,10 @@ class StepwiseEM(ComponentRule):
             max_iter=0,
             device=z.device,
         )
-        density = start.fit(z.cpu().numpy()).density_
-        return (
-            factorise(density, self.rank, TRAINING_REG_COVAR)
-            if is_low_rank
-            else density
-        )
+        density = start.fit(as_numpy(z)).density_
+        if is_low_rank:
+            density = factorise(density, self.rank, TRAINING_REG_COVAR)
+        return density
 
     @torch.no_grad()
     def step(self, z: Tensor) -> None:
@@ -249,7 +248,9 @@ class NeuralGas(ComponentRule):
 
 
 class ParticleKernels(ComponentRule):
-    """One isotropic component for each particle of a bank of earlier embeddings.
+    """One component for each particle of a bank of earlier embeddings.
+
+    All share a diagonal covariance, the squared bandwidths of the bank.
 
     Parameters
     ----------

@@ -60,8 +60,7 @@ class JointMixture(nn.Module):
     entropy : Entropy or GaussianMutualInformation, optional
         What is added for each view, or the loss of GJE for both of them; by default the
         sum of :class:`MomentKL` and :class:`Negentropy`, or with the joint likelihood
-        of :class:`MomentKL` and
-        :class:`NearestNeighbour`.
+        of :class:`MomentKL` and :class:`NearestNeighbour`.
 
     Raises
     ------

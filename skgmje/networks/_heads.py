@@ -9,6 +9,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from skgmje._backend import as_numpy
 from skgmje.mixture import MultivariateNormalMixture
 from skgmje.networks._mlp import MLP
 
@@ -137,7 +138,7 @@ batch_shape=(5,))
     @torch.no_grad()
     def initialize(self, target: Tensor, seed: int) -> None:
         """Start from the k-means centres of the targets and the spread about them."""
-        rows = target.double().cpu().numpy()
+        rows = as_numpy(target.double())
         n_clusters = min(self.n_components, len(np.unique(rows, axis=0)))
         # One start often cuts a large branch in two and misses a rare one.
         kmeans = KMeans(n_clusters, n_init=10, random_state=seed).fit(rows)

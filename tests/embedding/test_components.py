@@ -394,3 +394,46 @@ def test_jepa_averages_the_encoder_that_it_shares(twins):
     follows = jepa(momentum=0.0, **SHARED).fit(X, Y)
     np.testing.assert_allclose(follows.transform(X), follows.transform_target(X))
     assert not np.allclose(model.transform(X), model.transform_target(X))
+
+
+# ------------------------------------------------------------- interrupts and failures
+
+STRUCTURE_CLASSES = {"gng": GrowingNeuralGas, "bank": ParticleBank}
+
+
+@pytest.mark.parametrize("components", STRUCTURE_CLASSES)
+def test_an_interrupted_structure_still_gives_a_density(components, pairs, monkeypatch):
+    calls = []
+    fit = STRUCTURE_CLASSES[components].fit
+
+    def interrupted_once(self, X, y=None):
+        calls.append(len(X))
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return fit(self, X)
+
+    monkeypatch.setattr(STRUCTURE_CLASSES[components], "fit", interrupted_once)
+    estimator = GMJEEmbedder(
+        8, components=components, encoder="identity", random_state=0
+    )
+    with pytest.warns(UserWarning, match="interrupted by user; it knows the first"):
+        estimator.fit(*pairs)
+    assert len(calls) == 2
+    assert np.isfinite(estimator.score(*pairs))
+
+
+@pytest.mark.parametrize("components", STRUCTURE_CLASSES)
+def test_a_batch_that_fails_leaves_the_structure_alone(components, pairs, monkeypatch):
+    estimator = GMJEEmbedder(
+        8, components=components, encoder="identity", random_state=0
+    ).fit(*pairs)
+    name = STRUCTURES[components]
+    structure, before = getattr(estimator, name), estimator.score(*pairs)
+    kept = {k: np.copy(v) for k, v in vars(structure).items() if k.endswith("s_")}
+    monkeypatch.setattr("skgmje.embedding._structures._attributes", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        estimator.partial_fit(*pairs)
+    assert getattr(estimator, name) is structure
+    for key, value in kept.items():
+        np.testing.assert_array_equal(getattr(structure, key), value)
+    assert estimator.score(*pairs) == before
