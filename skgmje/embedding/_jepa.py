@@ -52,11 +52,13 @@ class JEPAEmbedder(ConditionalDensityEmbedder):
         are drawn from X, and otherwise a second encoder of the kind of `encoder`.
     hidden_layer_sizes : array-like of int, default=(64, 64)
         Hidden layers of ``'mlp'`` encoders.
-    predictor_hidden_layer_sizes : array-like of int, default=(64,)
-        Hidden layers of the predictor.
-    activation : str, default='relu'
+    predictor_hidden_layer_sizes : array-like of int, default=(64, 64)
+        Hidden layers of the predictor. With few or none the embeddings tend to collapse
+        to fewer dimensions.
+    activation : str, default='tanh'
         Activation of all hidden layers: ``'relu'``, ``'tanh'``, ``'silu'``,
-        ``'gelu'``, ``'logistic'`` or ``'identity'``.
+        ``'gelu'``, ``'logistic'`` or ``'identity'``. With ``'relu'`` small networks
+        lose dimensions of the embedding in training.
     input_shape : tuple of int or None, default=None
         Shape of the images that rows of X hold, ``(height, width)`` or ``(channels,
         height, width)``; ``'conv'`` encoders need it. All pixels of a channel are
@@ -82,7 +84,7 @@ class JEPAEmbedder(ConditionalDensityEmbedder):
     reg_covar : float, default=1e-6
         Added to the diagonal of the covariances of the fitted densities, in units of
         the variances.
-    learning_rate_init : float, default=1e-3
+    learning_rate_init : float, default=2e-3
         First step size of AdamW; it falls to zero along a half cosine.
     weight_decay : float, default=1e-4
         Decoupled weight decay.
@@ -194,8 +196,8 @@ class JEPAEmbedder(ConditionalDensityEmbedder):
         encoder="mlp",
         target_encoder=None,
         hidden_layer_sizes=(64, 64),
-        predictor_hidden_layer_sizes=(64,),
-        activation="relu",
+        predictor_hidden_layer_sizes=(64, 64),
+        activation="tanh",
         input_shape=None,
         decoder=None,
         target="auto",
@@ -203,7 +205,7 @@ class JEPAEmbedder(ConditionalDensityEmbedder):
         momentum=0.99,
         n_side_features=0,
         reg_covar=1e-6,
-        learning_rate_init=1e-3,
+        learning_rate_init=2e-3,
         weight_decay=1e-4,
         batch_size=256,
         max_iter=100,
