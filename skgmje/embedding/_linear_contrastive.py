@@ -186,24 +186,14 @@ default='inner_conditional'
             views determine each other and the objective is quadratic, so that it has no
             optimum; or if `rank` exceeds the width of a view.
         """
-        columns = getattr(y, "columns", None)
-        X, y = validate_data(
-            self,
-            X,
-            y,
-            dtype=DTYPES,
-            multi_output=True,
-            y_numeric=True,
-            ensure_min_samples=2,
-        )
-        Y = check_array(y.reshape(len(X), -1), dtype=DTYPES, input_name="y")
-        check_range(X, "X")
-        check_range(Y, "y")
-        self._target_is_column = y.ndim == 1
-        self.__dict__.pop("target_feature_names_in_", None)
-        if columns is not None and all(isinstance(name, str) for name in columns):
-            self.target_feature_names_in_ = np.array(columns, dtype=object)
-        return self._solve(PairMoments.of_rows(X, Y))
+        before = dict(vars(self))
+        try:
+            return self._solve(PairMoments.of_rows(*self._validate_views(X, y)))
+        except ValueError:
+            # A refused fit leaves a fitted estimator as it was.
+            vars(self).clear()
+            vars(self).update(before)
+            raise
 
     @classmethod
     def from_covariance(
@@ -500,6 +490,26 @@ default='inner_conditional'
 
     def _mean_reverse(self, Y: np.ndarray) -> np.ndarray:
         return self.context_mean_ + (Y - self.target_mean_) @ self.coef_reverse_.T
+
+    def _validate_views(self, X, y) -> tuple[np.ndarray, np.ndarray]:
+        columns = getattr(y, "columns", None)
+        X, y = validate_data(
+            self,
+            X,
+            y,
+            dtype=DTYPES,
+            multi_output=True,
+            y_numeric=True,
+            ensure_min_samples=2,
+        )
+        Y = check_array(y.reshape(len(X), -1), dtype=DTYPES, input_name="y")
+        check_range(X, "X")
+        check_range(Y, "y")
+        self._target_is_column = y.ndim == 1
+        vars(self).pop("target_feature_names_in_", None)
+        if columns is not None and all(isinstance(name, str) for name in columns):
+            self.target_feature_names_in_ = np.array(columns, dtype=object)
+        return X, Y
 
     def _check_context(self, X) -> np.ndarray:
         check_is_fitted(self)
