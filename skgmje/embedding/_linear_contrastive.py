@@ -186,20 +186,19 @@ default='inner_conditional'
             views determine each other and the objective is quadratic, so that it has no
             optimum; or if `rank` exceeds the width of a view.
         """
-        before = dict(vars(self))
+        before = self.__dict__.copy()
         try:
             return self._solve(PairMoments.of_rows(*self._validate_views(X, y)))
         except ValueError:
             # A refused fit leaves a fitted estimator as it was.
-            vars(self).clear()
-            vars(self).update(before)
+            self.__dict__ = before
             raise
 
     @classmethod
     def from_covariance(
         cls,
         covariance,
-        n_features,
+        n_features: int,
         *,
         mean=None,
         objective="inner_conditional",
@@ -257,9 +256,7 @@ default='inner_conditional'
                 f" got {n_features!r}."
             )
         if not np.allclose(covariance, covariance.T) or covariance.diagonal().min() < 0:
-            raise ValueError(
-                "covariance must be symmetric, with no negative variance."
-            )
+            raise ValueError("covariance must be symmetric, with no negative variance.")
         self = cls(objective, rank=rank, ridge=ridge)
         self._validate_params()
         self.n_features_in_ = int(n_features)
@@ -506,7 +503,7 @@ default='inner_conditional'
         check_range(X, "X")
         check_range(Y, "y")
         self._target_is_column = y.ndim == 1
-        vars(self).pop("target_feature_names_in_", None)
+        self.__dict__.pop("target_feature_names_in_", None)
         if columns is not None and all(isinstance(name, str) for name in columns):
             self.target_feature_names_in_ = np.array(columns, dtype=object)
         return X, Y

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Self
 
 import numpy as np
-from scipy.linalg import cholesky, eigvalsh, solve_triangular, svd
+from scipy.linalg import cholesky, eigvalsh, qr, solve_triangular, svd
 from sklearn.utils import gen_batches
 
 # Rows of both views that are centred at once.
@@ -64,34 +64,47 @@ class PairMoments:
     def of_rows(cls, X: np.ndarray, Y: np.ndarray) -> Self:
         """Collect the moments of all rows, a block of them at a time."""
         views = [X, Y]
-        mean = np.concatenate([view.mean(axis=0, dtype=np.float64) for view in views])
-        peak = np.concatenate([np.maximum(v.max(0), -v.min(0)) for v in views])
-        peak = peak.astype(np.float64) + np.abs(mean)
+        # Differences to a row of the data are zero in a constant column.
+        reference = np.concatenate([view[0] for view in views]).astype(np.float64)
+
+        def shifted():
+            for rows in gen_batches(len(X), BLOCK_ROWS):
+                yield np.concatenate([v[rows] for v in views], axis=1) - reference
+
+        shift, peak = np.zeros_like(reference), np.zeros_like(reference)
+        for block in shifted():
+            shift += block.sum(axis=0) / len(X)
+            peak = np.maximum(peak, np.abs(block).max(axis=0))
+        # In units of the largest one, squares neither overflow nor vanish.
         unit = np.where(peak > 0, peak, 1.0)
-        sums = np.zeros((len(mean), len(mean)))
-        for rows in gen_batches(len(X), BLOCK_ROWS):
-            both = np.concatenate([view[rows] for view in views], axis=1)
-            # In units of the largest value squares neither overflow nor vanish.
-            deviations = (both - mean) / unit
-            sums += deviations.T @ deviations
-        return cls._in_standard_units(X.shape[1], mean, sums / len(X), unit)
+        covariance = np.zeros((len(reference), len(reference)))
+        for block in shifted():
+            deviations = (block - shift) / unit
+            covariance += deviations.T @ deviations / len(X)
+        mean = reference + shift
+        # Below float64's own noise around its mean a column is constant.
+        noise = 10 * EPS * np.abs(mean) / unit
+        return cls._in_standard_units(X.shape[1], mean, covariance, unit, noise)
 
     @classmethod
     def of_covariance(
         cls, mean: np.ndarray, covariance: np.ndarray, n_context: int
     ) -> Self:
         """Take the moments of a population, context first."""
-        return cls._in_standard_units(
-            n_context, mean, covariance, np.ones(len(mean)), may_cancel=False
-        )
+        unit, noise = np.ones_like(mean), np.zeros_like(mean)
+        return cls._in_standard_units(n_context, mean, covariance, unit, noise)
 
     @classmethod
     def _in_standard_units(
-        cls, n_context: int, mean, covariance, unit, may_cancel: bool = True
+        cls,
+        n_context: int,
+        mean: np.ndarray,
+        covariance: np.ndarray,
+        unit: np.ndarray,
+        noise: np.ndarray,
     ) -> Self:
+        """Divide a covariance in some units by the standard deviations."""
         scale = np.sqrt(covariance.diagonal())
-        # Below float64's own noise around its mean a column is constant.
-        noise = 10 * EPS * np.abs(mean / unit) if may_cancel else 0.0
         constant = scale <= noise
         scale = np.where(constant, 1.0, scale)
         correlation = covariance / np.outer(scale, scale)
@@ -157,7 +170,7 @@ class PairMoments:
 
 def lower_triangle(factor: np.ndarray) -> np.ndarray:
     """Return the Cholesky factor of ``F F'``, without forming the product."""
-    triangle = np.linalg.qr(factor.T, mode="r").T
+    triangle = qr(factor.T, mode="r", check_finite=False)[0].T
     return triangle * np.where(triangle.diagonal() < 0, -1.0, 1.0)
 
 

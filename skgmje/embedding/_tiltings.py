@@ -2,8 +2,8 @@
 
 A tilting multiplies the product of the marginals of two views by
 ``exp(<G u, H v>)``, or by ``exp(-|G u - H v|^2 / 2)`` if it is quadratic. In canonical
-coordinates optimal encoders are diagonal. Of each pair, with correlation s, an objective
-asks for two numbers: the gains g and h of the encoders of context and target.
+coordinates optimal encoders are diagonal. Of each pair, with correlation s, an
+objective asks for two numbers: the gains g and h of the encoders of context and target.
 """
 
 from collections.abc import Callable

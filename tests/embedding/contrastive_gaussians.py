@@ -54,7 +54,7 @@ def truncated(matrix, rank):
 
 
 def gaussian_kl(covariance, other, second_moment=None):
-    """KL of Gaussians of equal mean, or with a second moment of the means' difference."""
+    """KL of two Gaussians, given the second moment of the difference of means."""
     shift = 0 if second_moment is None else second_moment
     solved = np.linalg.solve(other, covariance + shift)
     log_ratio = np.linalg.slogdet(other)[1] - np.linalg.slogdet(covariance)[1]
@@ -125,7 +125,7 @@ def tilted_conditional(objective, G, H, vv):
 
 
 def batch_loss(objective, logits):
-    """Loss of a batch of logits, context in the rows, less the logarithm of its size."""
+    """Loss of logits, context in the rows, less the logarithm of their number."""
     n = len(logits)
     right = logits.diagonal().mean()
     target = (logits.logsumexp(1) - np.log(n)).mean() - right

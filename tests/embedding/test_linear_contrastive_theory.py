@@ -368,9 +368,7 @@ def test_the_joint_loss_widens_marginals_less_and_biases_means(objective, seed):
     expected = root(uu) @ (left * gains) @ left.T @ root(uu)
     assert_allclose(marginal, expected, atol=1e-9, rtol=1e-7)
     exact = solve(covariance, n_features)
-    means = np.linalg.svd(
-        inverse_root(vv) @ model.coef_ @ root(uu), compute_uv=False
-    )
+    means = np.linalg.svd(inverse_root(vv) @ model.coef_ @ root(uu), compute_uv=False)
     assert_allclose(means, shrunk, atol=1e-9)
     if objective == "inner_joint":
         assert abs(model.coef_ - exact.coef_).max() > 1e-6
