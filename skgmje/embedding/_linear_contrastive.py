@@ -4,33 +4,18 @@ from numbers import Integral, Real
 from typing import Self
 
 import numpy as np
-import torch
-from scipy.linalg import solve_triangular
-from sklearn.base import (
-    BaseEstimator,
-    ClassNamePrefixFeaturesOutMixin,
-    TransformerMixin,
-)
-from sklearn.utils.validation import (
-    check_array,
-    check_consistent_length,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.base import BaseEstimator
+from sklearn.utils.validation import check_array, validate_data
 
 from skgmje._validation import Interval, StrOptions, fit_context
+from skgmje.embedding._linear_inference import DTYPES, LinearInferenceMixin
 from skgmje.embedding._pair_moments import PairMoments, lower_triangle
 from skgmje.embedding._tiltings import OBJECTIVES
 from skgmje.io import SaveMixin
-from skgmje.mixture import MultivariateNormalMixture
 from skgmje.mixture._samples import check_range
 
-DTYPES = [np.float64, np.float32]
 
-
-class LinearContrastive(
-    ClassNamePrefixFeaturesOutMixin, TransformerMixin, SaveMixin, BaseEstimator
-):
+class LinearContrastive(LinearInferenceMixin, SaveMixin, BaseEstimator):
     r"""Contrastive learning with linear encoders, at its optimum and without training.
 
     A contrastive loss matches the conditionals of the pairs (u, v) by those of a
@@ -62,11 +47,9 @@ class LinearContrastive(
 
     Parameters
     ----------
-    objective : {'inner_conditional', 'inner_joint', 'quadratic_target', \
-'quadratic_context', 'quadratic_conditional', 'quadratic_joint'}, \
-default='inner_conditional'
-        Tilting and loss. ``'..._conditional'`` is the symmetric loss of CLIP;
-        ``'..._target'`` its half for the target given the context, and
+    objective : str, default='inner_conditional'
+        Tilting and loss, by a name of the table. ``'..._conditional'`` is the symmetric
+        loss of CLIP, ``'..._target'`` its half for the target given the context, and
         ``'..._context'`` the other half. With an inner product both halves, and any
         weights of them, have the optimum of ``'inner_conditional'``. ``'..._joint'``
         matches the joint distribution instead.
@@ -133,8 +116,8 @@ default='inner_conditional'
     R. Baptista, A. Stuart, S. Tran, "A Mathematical Perspective on Contrastive
     Learning", arXiv:2505.24134 (2025): theorems 5.1 and 5.6 (inner products), and
     equation 49 (the one-sided quadratic loss of full rank). The closed forms of the
-    other quadratic losses and of their ranks are ours; :ref:`maths_contrastive` derives
-    them.
+    other quadratic losses, and of lower ranks, are ours:
+    :ref:`maths_linear_contrastive`.
 
     Examples
     --------
@@ -142,14 +125,14 @@ default='inner_conditional'
     >>> from skgmje import LinearContrastive
     >>> rng = np.random.default_rng(0)
     >>> U = rng.normal(size=(1000, 3))
-    >>> V = U[:, :2] + 0.5 * rng.normal(size=(1000, 2))
+    >>> V = U[:, :2] + 0.6 * rng.normal(size=(1000, 2))
     >>> model = LinearContrastive("quadratic_target").fit(U, V)
     >>> model.predict([[1.0, -1.0, 0.0]]).round(1)
-    array([[ 1., -1.]])
-    >>> model.conditional_covariance_.diagonal().round(1)
-    array([0.2, 0.2])
-    >>> LinearContrastive().fit(U, V).conditional_covariance_.diagonal().round(1)
-    array([1.3, 1.2])
+    array([[ 1.1, -1. ]])
+    >>> model.conditional_covariance_.diagonal().round(2)
+    array([0.35, 0.36])
+    >>> LinearContrastive().fit(U, V).conditional_covariance_.diagonal().round(2)
+    array([1.38, 1.3 ])
     """
 
     _parameter_constraints: dict = {  # noqa: RUF012
@@ -239,9 +222,7 @@ default='inner_conditional'
         >>> model.canonical_correlations_.round(3), model.coef_.round(3)
         (array([0.667]), array([[0.667]]))
         """
-        covariance = check_array(
-            covariance, dtype=np.float64, input_name="covariance", copy=True
-        )
+        covariance = check_array(covariance, dtype=np.float64, input_name="covariance")
         size = len(covariance)
         mean = np.zeros(size) if mean is None else mean
         mean = check_array(mean, dtype=np.float64, ensure_2d=False, input_name="mean")
@@ -305,188 +286,9 @@ default='inner_conditional'
             information = -np.log1p(-(pairs.correlations**2)) / 2
         self.mutual_information_ = float(information.sum())
         self.loss_ = float(objective.loss(g, h, s).sum())
-        self.divergence_ = self.loss_ + self.mutual_information_
+        self.divergence_ = max(0.0, self.loss_ + self.mutual_information_)
         self.rank_, self.n_targets_in_ = rank, n_targets
         return self
-
-    # ------------------------------------------------------------------ embeddings
-
-    def transform(self, X):
-        """Embed the context view: ``G (u - mean)``.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Context view.
-
-        Returns
-        -------
-        Z : ndarray of shape (n_samples, rank)
-            Embeddings, in the float type of X.
-        """
-        X = self._check_context(X)
-        Z = (X - self.context_mean_) @ self.context_components_.T
-        return Z.astype(X.dtype, copy=False)
-
-    def transform_target(self, Y):
-        """Embed the target view: ``H (v - mean)``.
-
-        Parameters
-        ----------
-        Y : array-like of shape (n_samples, n_targets)
-            Target view.
-
-        Returns
-        -------
-        Z : ndarray of shape (n_samples, rank)
-            Embeddings, in the float type of Y.
-        """
-        Y = self._check_target(Y)
-        Z = (Y - self.target_mean_) @ self.target_components_.T
-        return Z.astype(Y.dtype, copy=False)
-
-    def similarity(self, X, Y):
-        """Logarithm of the tilting of every pair of rows, up to a constant.
-
-        What a batch loss takes for its logits. For one context the targets of the
-        largest values are those to retrieve, and the other way round.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Context view.
-        Y : array-like of shape (n_others, n_targets)
-            Target view, of any number of rows.
-
-        Returns
-        -------
-        similarity : ndarray of shape (n_samples, n_others)
-            Inner products of embeddings, or minus half their squared distances.
-        """
-        X, Y = self._check_context(X), self._check_target(Y)
-        z_c = (X - self.context_mean_) @ self.context_components_.T
-        z_t = (Y - self.target_mean_) @ self.target_components_.T
-        similarity = z_c @ z_t.T
-        if OBJECTIVES[self.objective].is_quadratic:
-            similarity -= (z_c**2).sum(1)[:, np.newaxis] / 2 + (z_t**2).sum(1) / 2
-        return similarity
-
-    # ---------------------------------------------------------------- conditionals
-
-    def predict(self, X):
-        """Mean of the target given the context, under the model.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Context view.
-
-        Returns
-        -------
-        mean : ndarray of shape (n_samples, n_targets) or (n_samples,)
-            Means; one-dimensional if y was.
-        """
-        mean = self._mean(self._check_context(X))
-        return mean[:, 0] if self._target_is_column else mean
-
-    def predict_reverse(self, Y):
-        """Mean of the context given the target, under the model.
-
-        Parameters
-        ----------
-        Y : array-like of shape (n_samples, n_targets)
-            Target view.
-
-        Returns
-        -------
-        mean : ndarray of shape (n_samples, n_features)
-            Means.
-        """
-        return self._mean_reverse(self._check_target(Y))
-
-    def conditional(self, X):
-        """Density of the target given the context, under the model.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Context view.
-
-        Returns
-        -------
-        conditional : MultivariateNormalMixture
-            Batch of `n_samples` Gaussians over the target, in its units.
-        """
-        return _gaussians(self._mean(self._check_context(X)), self._scale_tril)
-
-    def conditional_context(self, Y):
-        """Density of the context given the target, under the model.
-
-        Parameters
-        ----------
-        Y : array-like of shape (n_samples, n_targets)
-            Target view.
-
-        Returns
-        -------
-        conditional : MultivariateNormalMixture
-            Batch of `n_samples` Gaussians over the context, in its units.
-        """
-        means = self._mean_reverse(self._check_target(Y))
-        return _gaussians(means, self._scale_tril_reverse)
-
-    # --------------------------------------------------------------------- scores
-
-    def score_samples(self, X, y=None):
-        """Log-density of each row.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Context view.
-        y : array-like of shape (n_samples,) or (n_samples, n_targets), default=None
-            Target view.
-
-        Returns
-        -------
-        log_density : ndarray of shape (n_samples,)
-            In nats: ``log p(v | u)`` under the model, or ``log p(u)`` under the
-            marginal Gaussian without y.
-        """
-        X = self._check_context(X)
-        if y is None:
-            return _log_density(X - self.context_mean_, self._context_scale_tril)
-        Y = self._check_target(y)
-        check_consistent_length(X, Y)
-        return _log_density(Y - self._mean(X), self._scale_tril)
-
-    def score(self, X, y):
-        """Mean log-likelihood of the target given the context, under the model.
-
-        It compares objectives, ranks and ridges on rows that were not fitted: it is low
-        where a conditional mean is wrong, and where a conditional covariance is.
-
-        Parameters
-        ----------
-        X : array-like of shape (n_samples, n_features)
-            Context view.
-        y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            Target view.
-
-        Returns
-        -------
-        score : float
-            In nats a sample.
-        """
-        return float(self.score_samples(X, y).mean())
-
-    # -------------------------------------------------------------------- helpers
-
-    def _mean(self, X: np.ndarray) -> np.ndarray:
-        return self.target_mean_ + (X - self.context_mean_) @ self.coef_.T
-
-    def _mean_reverse(self, Y: np.ndarray) -> np.ndarray:
-        return self.context_mean_ + (Y - self.target_mean_) @ self.coef_reverse_.T
 
     def _validate_views(self, X, y) -> tuple[np.ndarray, np.ndarray]:
         columns = getattr(y, "columns", None)
@@ -507,21 +309,6 @@ default='inner_conditional'
         if columns is not None and all(isinstance(name, str) for name in columns):
             self.target_feature_names_in_ = np.array(columns, dtype=object)
         return X, Y
-
-    def _check_context(self, X) -> np.ndarray:
-        check_is_fitted(self)
-        return validate_data(self, X, dtype=DTYPES, reset=False)
-
-    def _check_target(self, Y) -> np.ndarray:
-        check_is_fitted(self)
-        Y = check_array(Y, dtype=DTYPES, ensure_2d=False, input_name="y")
-        Y = Y.reshape(-1, 1) if Y.ndim == 1 else Y
-        if Y.shape[1] != self.n_targets_in_:
-            raise ValueError(
-                f"The target view has {Y.shape[1]} columns, but LinearContrastive was "
-                f"fitted with {self.n_targets_in_}."
-            )
-        return Y
 
     @property
     def _n_features_out(self) -> int:
@@ -555,18 +342,3 @@ def _conditional(
 
 def _square(factor: np.ndarray) -> np.ndarray:
     return factor @ factor.T
-
-
-def _gaussians(means: np.ndarray, scale_tril: np.ndarray) -> MultivariateNormalMixture:
-    return MultivariateNormalMixture(
-        torch.ones(1, dtype=torch.float64),
-        torch.from_numpy(means[:, np.newaxis]),
-        torch.from_numpy(scale_tril.copy())[np.newaxis],
-    )
-
-
-def _log_density(deviations: np.ndarray, scale_tril: np.ndarray) -> np.ndarray:
-    whitened = solve_triangular(scale_tril, deviations.T, lower=True)
-    log_norm = np.log(np.abs(scale_tril.diagonal())).sum()
-    log_norm += len(scale_tril) * np.log(2 * np.pi) / 2
-    return -(whitened**2).sum(axis=0) / 2 - log_norm
