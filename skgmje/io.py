@@ -27,6 +27,7 @@ _LOADABLE = (
     "JEPAEmbedder",
     "LinearContrastive",
     "MDNEmbedder",
+    "OutlierDetector",
     "ParticleBank",
 )
 # Objects that parameters may hold, and where their classes live.

@@ -217,6 +217,7 @@ ESTIMATORS = [
     "JEPAEmbedder",
     "LinearContrastive",
     "MDNEmbedder",
+    "OutlierDetector",
     "ParticleBank",
 ]
 

@@ -6,6 +6,7 @@ from skgmje.embedding._gmje import GMJEEmbedder
 from skgmje.embedding._jepa import JEPAEmbedder
 from skgmje.embedding._linear_contrastive import LinearContrastive
 from skgmje.embedding._mdn import MDNEmbedder
+from skgmje.embedding._outlier_detector import OutlierDetector
 
 __all__ = [
     "GJEEmbedder",
@@ -14,4 +15,5 @@ __all__ = [
     "JEPAEmbedder",
     "LinearContrastive",
     "MDNEmbedder",
+    "OutlierDetector",
 ]
