@@ -142,13 +142,14 @@ def settings(sweep, value):
 
 
 def summary(results, sweep, value, key):
-    """Mean and deviation over seeds of one number of one setting."""
+    """Mean and deviation over seeds of one number of one setting, in percent."""
     setting = settings(sweep, value)
-    return mean_and_deviation(results, lambda task: task[:3] == setting, key)
+    numbers = mean_and_deviation(results, lambda task: task[:3] == setting, key)
+    return tuple(100 * number for number in numbers)
 
 
 def table(results):
-    lines = ["Relative squared error of conditional means, ± deviation over seeds", ""]
+    lines = ["Squared error of conditional means, percent, ± deviation over seeds", ""]
     for direction, meaning in DIRECTIONS.items():
         lines += [f"{direction}: {meaning}", ""]
         for sweep, values in SWEEPS.items():
@@ -180,7 +181,7 @@ def picture(results, path):
                         for v in values
                     ]
                 ).T
-                shown = means > 1e-9  # The truth at full width is exact.
+                shown = means > 1e-7  # The truth at full width is exact.
                 x = np.array(values)[shown]
                 ax.plot(x, means[shown], style, lw=1.5, ms=4, label=method)
                 if method != "true covariance":
@@ -198,7 +199,7 @@ def picture(results, path):
                 ax.set_xscale("log")
                 ax.set_xticks(values, [f"{v:,}" for v in values], rotation=30)
                 ax.minorticks_off()
-        row[0].set_ylabel(f"error of the mean of\n{meaning}")
+        row[0].set_ylabel(f"error of the mean, %\n{meaning}")
     for ax, sweep in zip(axes[1], SWEEPS, strict=True):
         ax.set_xlabel(LABELS[sweep])
     axes[0, 0].legend(frameon=False, fontsize=9)

@@ -72,7 +72,8 @@ class LinearInferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """Logarithm of the tilting of every pair of rows, up to a constant.
 
         What a batch loss takes for its logits. For one context the targets of the
-        largest values are those to retrieve, and the other way round.
+        largest values are those to retrieve, and the other way round. A quadratic
+        objective ranks better: inner products favour embeddings that are long.
 
         Parameters
         ----------
@@ -186,7 +187,9 @@ class LinearInferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """Mean log-likelihood of the target given the context, under the model.
 
         It compares objectives, ranks and ridges on rows that were not fitted: it is low
-        where a conditional mean is wrong, and where a conditional covariance is.
+        where a conditional mean is wrong, and where a conditional covariance is. Leave
+        constant columns of y out: their variance is the ridge, so that a smaller one
+        would always score higher.
 
         Parameters
         ----------

@@ -25,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.optimize import minimize
+from scipy.stats import multivariate_normal
 
 from skgmje import LinearContrastive
 
@@ -292,6 +293,20 @@ def test_one_sided_losses_cost_what_the_rank_leaves_out(kind, seed):
         assert_allclose(
             model.divergence_, -np.log1p(-(left_out**2)).sum() / 2, atol=1e-12
         )
+
+
+@EXAMPLES
+@given(seed=SEEDS)
+def test_an_exact_tilting_ranks_by_the_posterior(seed):
+    rng = np.random.default_rng(seed)
+    covariance, n_features = random_pair(rng)
+    model = solve(covariance, n_features, "quadratic_target")
+    U, V = rng.normal(size=(4, n_features)), rng.normal(size=(6, model.n_targets_in_))
+    similarity = model.similarity(U, V)
+    conditional = np.stack([model.score_samples(np.tile(u, (6, 1)), V) for u in U])
+    marginal = multivariate_normal(cov=model.target_covariance_).logpdf(V)
+    constant = similarity - (conditional - marginal)
+    assert_allclose(constant, np.tile(constant[:, :1], (1, 6)), atol=1e-9)
 
 
 @each_objective
