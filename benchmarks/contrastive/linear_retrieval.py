@@ -39,7 +39,7 @@ from _experiment import argument_parser, cell, mean_and_deviation, run
 
 RESULTS = Path(__file__).parent / "results"
 N_TEST = {"digits": 500, "mnist": 1000}
-RANKS = {"digits": (8, 16, 24), "mnist": (16, 32, 48)}
+RANKS = {"digits": (8, 16, 24), "mnist": (16, 32)}
 RIDGES = (0.01, 0.03, 0.1, 0.3)
 HIDDEN, N_EPOCHS, BATCH = 256, 50, 256
 KS = (1, 5, 10)
