@@ -168,6 +168,11 @@ class LinearContrastive(LinearInferenceMixin, SaveMixin, BaseEstimator):
             If the covariance of a view has no inverse and there is no ridge; if the
             views determine each other and the objective is quadratic, so that it has no
             optimum; or if `rank` exceeds the width of a view.
+
+        Notes
+        -----
+        In an initialised ``torch.distributed`` group every process passes its own
+        rows, moments are added up, and all processes end with the same encoders.
         """
         before = self.__dict__.copy()
         try:

@@ -7,6 +7,8 @@ import numpy as np
 from scipy.linalg import cholesky, eigvalsh, qr, solve_triangular, svd
 from sklearn.utils import gen_batches
 
+from skgmje._backend import all_gather
+
 # Rows of both views that are centred at once.
 BLOCK_ROWS = 8192
 EPS = np.finfo(np.float64).eps
@@ -62,10 +64,14 @@ class PairMoments:
 
     @classmethod
     def of_rows(cls, X: np.ndarray, Y: np.ndarray) -> Self:
-        """Collect the moments of all rows, a block of them at a time."""
+        """Collect the moments of all rows, a block of them at a time.
+
+        In a process group these are the rows of all processes.
+        """
         views = [X, Y]
         # Differences to a row of the data are zero in a constant column.
         reference = np.concatenate([view[0] for view in views]).astype(np.float64)
+        reference, n_rows = all_gather(reference)[0], sum(all_gather(len(X)))
 
         def shifted():
             for rows in gen_batches(len(X), BLOCK_ROWS):
@@ -73,14 +79,16 @@ class PairMoments:
 
         shift, peak = np.zeros_like(reference), np.zeros_like(reference)
         for block in shifted():
-            shift += block.sum(axis=0) / len(X)
+            shift += block.sum(axis=0) / n_rows
             peak = np.maximum(peak, np.abs(block).max(axis=0))
+        shift, peak = sum(all_gather(shift)), np.max(all_gather(peak), axis=0)
         # In units of the largest one, squares neither overflow nor vanish.
         unit = np.where(peak > 0, peak, 1.0)
         covariance = np.zeros((len(reference), len(reference)))
         for block in shifted():
             deviations = (block - shift) / unit
-            covariance += deviations.T @ deviations / len(X)
+            covariance += deviations.T @ deviations / n_rows
+        covariance = sum(all_gather(covariance))
         mean = reference + shift
         # Below float64's own noise around its mean a column is constant.
         noise = 10 * EPS * np.abs(mean) / unit

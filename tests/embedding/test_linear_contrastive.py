@@ -1,6 +1,9 @@
 """The estimator of linear contrastive learning: data, peers and common checks."""
 
+import os
 import pickle
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -309,6 +312,42 @@ def test_a_pipeline_scales_the_context(pairs):
     pipeline = make_pipeline(StandardScaler(), LinearContrastive()).fit(X, Y)
     assert_allclose(pipeline.predict(X), LinearContrastive().fit(X, Y).predict(X))
     assert np.isfinite(pipeline.score(X, Y))
+
+
+PROCESS = """
+import sys, numpy as np, torch.distributed
+from skgmje import LinearContrastive
+
+torch.distributed.init_process_group("gloo")
+rank = torch.distributed.get_rank()
+rows = np.load(sys.argv[1])
+rows = rows[:90] if rank == 0 else rows[90:]
+model = LinearContrastive(ridge=0.01).fit(rows[:, :5], rows[:, 5:])
+model.save(f"{sys.argv[1]}.{rank}")
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_end_with_the_encoders_of_one(pairs, tmp_path):
+    X, Y = pairs
+    script, data = tmp_path / "fit.py", tmp_path / "data.npy"
+    script.write_text(PROCESS)
+    np.save(data, np.hstack(pairs))
+    process = subprocess.run(
+        [
+            *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+            *("--nproc-per-node=2", str(script), str(data)),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert process.returncode == 0, process.stderr
+    one = LinearContrastive(ridge=0.01).fit(X, Y)
+    for rank in range(2):
+        assert_same_answers(one, load(f"{data}.{rank}"), X, Y)
 
 
 # ------------------------------------------------------------------- degenerate data
