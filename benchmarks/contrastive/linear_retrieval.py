@@ -14,7 +14,8 @@ layers of 256 units in each encoder, train for 50 epochs, and their encodings go
 a linear CCA, as cca-zoo's manual says. Width, ridge and weights of every method are
 chosen by Recall@10 on a quarter of the training rows.
 
-Peers that are missing are left out (`pip install "cca-zoo[deep]" mlxtend`). Results of
+Where a method failed with every width its row is blank, or has fewer seeds. Peers that
+are missing are left out (`pip install "cca-zoo[deep]" mlxtend`). Results of
 single runs are kept, so that a stopped run goes on where it was; the table and a
 picture are saved to `results`.
 """
@@ -72,7 +73,10 @@ def cosines(train, test):
 
 
 def sklearn_cca(train, test, rank, ridge, seed):
-    model = CCA(rank, max_iter=500).fit(*train)
+    try:
+        model = CCA(rank, max_iter=500).fit(*train)
+    except np.linalg.LinAlgError:
+        return []  # Its deflated views hold NaN.
     return cosines(model.transform(*train), model.transform(*test))
 
 
@@ -190,9 +194,12 @@ def evaluate(data, method, seed):
         tried = similarities(views(fitted), views(held_out), *option, seed)
         for form, similarity in enumerate(tried):
             quality[*option, form] = mean_recall(similarity)
-    *option, form = max(quality, key=quality.get)
-    similarity = similarities(views(rest), views(test), *option, seed)[form]
-    return recalls(similarity) | dict(zip(("rank", "ridge"), option, strict=True))
+    for *option, form in sorted(quality, key=quality.get, reverse=True):
+        ranked = similarities(views(rest), views(test), *option, seed)
+        if ranked:
+            chosen = dict(zip(("rank", "ridge"), option, strict=True))
+            return recalls(ranked[form]) | chosen
+    return {}
 
 
 def summary(results, data, method, key):
@@ -207,8 +214,7 @@ def table(results, data):
     lines.append(f"{'':24}" + "".join(f"{'@' + str(k):>8}{'':9}" for k in 2 * KS))
     for method in METHODS:
         numbers = [summary(results, data, method, key) for key in keys]
-        if not np.isnan(numbers[0][0]):
-            lines.append(f"{method:24}{''.join(cell(*number) for number in numbers)}")
+        lines.append(f"{method:24}{''.join(cell(*number) for number in numbers)}")
     return "\n".join([*lines, ""])
 
 
