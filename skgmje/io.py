@@ -25,7 +25,9 @@ _LOADABLE = (
     "GaussianProcessEmbedder",
     "GrowingNeuralGas",
     "JEPAEmbedder",
+    "LinearContrastive",
     "MDNEmbedder",
+    "OutlierDetector",
     "ParticleBank",
 )
 # Objects that parameters may hold, and where their classes live.

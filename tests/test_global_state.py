@@ -15,6 +15,7 @@ from skgmje import (
     GMJEEmbedder,
     GrowingNeuralGas,
     JEPAEmbedder,
+    LinearContrastive,
     MDNEmbedder,
     ParticleBank,
     load,
@@ -272,6 +273,21 @@ def test_a_bank_leaves_no_trace(random_state, pairs, tmp_path):
     ):
         step()
         state.assert_same("bank")
+
+
+def test_linear_contrastive_learning_leaves_no_trace(pairs, tmp_path):
+    X, Y = pairs
+    model = LinearContrastive()
+    state = State()
+    for step in (
+        lambda: model.fit(X, Y),
+        lambda: model.conditional(X).mean,
+        lambda: model.score(X, Y),
+        lambda: model.save(tmp_path / "file"),
+        lambda: load(tmp_path / "file"),
+    ):
+        step()
+        state.assert_same("step")
 
 
 @each_seed

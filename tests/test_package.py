@@ -215,7 +215,9 @@ ESTIMATORS = [
     "GaussianProcessEmbedder",
     "GrowingNeuralGas",
     "JEPAEmbedder",
+    "LinearContrastive",
     "MDNEmbedder",
+    "OutlierDetector",
     "ParticleBank",
 ]
 

@@ -4,12 +4,16 @@ from skgmje.embedding._gaussian_process import GaussianProcessEmbedder
 from skgmje.embedding._gje import GJEEmbedder
 from skgmje.embedding._gmje import GMJEEmbedder
 from skgmje.embedding._jepa import JEPAEmbedder
+from skgmje.embedding._linear_contrastive import LinearContrastive
 from skgmje.embedding._mdn import MDNEmbedder
+from skgmje.embedding._outlier_detector import OutlierDetector
 
 __all__ = [
     "GJEEmbedder",
     "GMJEEmbedder",
     "GaussianProcessEmbedder",
     "JEPAEmbedder",
+    "LinearContrastive",
     "MDNEmbedder",
+    "OutlierDetector",
 ]

@@ -294,12 +294,21 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def _pair_scores(self, X: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Score validated pairs, as `score_samples` says."""
         z_t = encode(self._encoders().target, target)
-        log_prob = self._map_rows(
-            X, lambda conditional, rows: conditional.log_prob(z_t[rows])
-        )
+        log_prob = self._log_conditional(X, z_t)
         if self.target_encoder_.is_identity:
             return log_prob
         return log_prob - as_numpy(self._target_density().log_prob(z_t))
+
+    def _conditional_log_density(self, X: Any, y: Any) -> np.ndarray:
+        """Return log p(z_t | z_c) of each pair, also where it has no units."""
+        X = self._check_context(X)
+        target = self._check_target(y, like=X)
+        return self._log_conditional(X, encode(self._encoders().target, target))
+
+    def _log_conditional(self, X: np.ndarray, z_t: Tensor) -> np.ndarray:
+        return self._map_rows(
+            X, lambda conditional, rows: conditional.log_prob(z_t[rows])
+        )
 
     def _refuse_labels(self) -> None:
         if self.target_source_ == "target_view":
