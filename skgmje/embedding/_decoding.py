@@ -82,7 +82,7 @@ class DecodingMixin:
     def _fit_decoder(
         self, encoder: Encoder, z: Tensor, X: np.ndarray, seed: int, batch_size: int
     ) -> Decoder:
-        """Train a decoder on the embeddings z of all rows, with nothing else trained."""
+        """Train a decoder from the embeddings z of the rows of X, and nothing else."""
         device = encoder.mean.device
         recipe = {
             "decoder": self.decoder,

@@ -68,12 +68,13 @@ class EncoderConstructionMixin:
         generator: torch.Generator,
         device: torch.device,
         n_side_features: int = 0,
+        width: int | None = None,
     ) -> Encoder:
         mean, scale = (torch.tensor(moment) for moment in moments)
         recipe = {
             "encoder": kind,
             "n_features_in": len(mean),
-            "embedding_dim": self.embedding_dim,
+            "embedding_dim": self.embedding_dim if width is None else width,
             "hidden_layer_sizes": tuple(self.hidden_layer_sizes),
             "activation": self.activation,
             "input_shape": self.input_shape,

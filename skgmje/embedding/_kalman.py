@@ -107,7 +107,7 @@ default='mlp'
         the encoder.
     weight_decay : float, default=1e-4
         Decoupled weight decay.
-    batch_size : int, default=32
+    batch_size : int, default=8
         Sequences in a batch. Batches are of nearly equal size.
     max_iter : int, default=100
         Largest number of epochs.
@@ -223,7 +223,7 @@ default='mlp'
         entropy="stop_gradient",
         learning_rate_init=1e-3,
         weight_decay=1e-4,
-        batch_size=32,
+        batch_size=8,
         max_iter=100,
         tol=1e-4,
         n_iter_no_change=100,
@@ -366,8 +366,8 @@ state_dim)
         moments = self._moments(rows, is_image=self.input_shape is not None)
         weights = torch.Generator().manual_seed(seed)
 
-        def make(kind: Any) -> Encoder:
-            return self._make_encoder(kind, rows, moments, weights, device)
+        def make(kind: Any, width: int | None = None) -> Encoder:
+            return self._make_encoder(kind, rows, moments, weights, device, width=width)
 
         encoder = make(self.encoder)
         width = embedding_width(encoder.network, rows.shape[1], device)
@@ -378,7 +378,7 @@ state_dim)
         latent = KalmanPrediction(width, state_dim, entropy, weights).to(device)
         noise_encoder = None
         if self.observation_noise == "input":
-            noise_encoder = make("mlp")
+            noise_encoder = make("mlp", width)
         attributes = {"x_mean_": moments[0], "x_scale_": moments[1]}
         return SequenceModel(encoder, latent, noise_encoder), attributes
 
@@ -402,7 +402,9 @@ state_dim)
             n_iter_no_change=self.n_iter_no_change,
             verbose=bool(self.verbose),
         )
-        trainer.optimizer.register_step_post_hook(lambda *_: model.latent.limit_growth())
+        trainer.optimizer.register_step_post_hook(
+            lambda *_: model.latent.limit_growth()
+        )
         return trainer
 
     def _final_attributes(

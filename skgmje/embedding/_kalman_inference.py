@@ -385,7 +385,5 @@ def _check_count(name: str, value: Any) -> None:
 
 def check_states(Z: Any) -> tuple[np.ndarray, tuple[int, ...]]:
     """Return states as rows, and the shape to bring what is made of them to."""
-    Z = check_array(
-        Z, dtype=[np.float64, np.float32], allow_nd=True, input_name="Z"
-    )
+    Z = check_array(Z, dtype=[np.float64, np.float32], allow_nd=True, input_name="Z")
     return Z.reshape(-1, Z.shape[-1]), Z.shape[:-1]

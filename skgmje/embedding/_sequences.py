@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils import check_array, check_consistent_length
+from sklearn.utils import check_consistent_length, column_or_1d
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
@@ -105,7 +105,7 @@ def read_sequences(estimator: Any, X: Any, groups: Any, reset: bool) -> Sequence
         _check_parts(X)
         lengths = np.array([len(part) for part in X])
         X = np.concatenate(X)
-    elif np.ndim(X) == 3:
+    elif getattr(X, "ndim", 2) == 3:
         X = np.asarray(X)
         shape = X.shape[:2]
         if 0 in shape:
@@ -163,14 +163,8 @@ def _check_missing(rows: np.ndarray, is_fit: bool) -> None:
 
 
 def _order_of_groups(groups: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    groups = check_array(
-        groups, ensure_2d=False, dtype=None, ensure_all_finite=False, input_name="groups"
-    )
+    groups = column_or_1d(groups)
     check_consistent_length(rows, groups)
-    if groups.ndim != 1:
-        raise ValueError(
-            f"groups must have one dimension; got the shape {groups.shape}."
-        )
     _, sequence, lengths = np.unique(groups, return_inverse=True, return_counts=True)
     return np.argsort(sequence, kind="stable"), lengths
 

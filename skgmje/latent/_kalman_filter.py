@@ -77,7 +77,8 @@ def kalman_filter(
     Raises
     ------
     ValueError
-        If z has another shape, or rows that are NaN in part.
+        If z has another shape or rows that are NaN in part, or if variances are too far
+        apart for float64.
 
     Notes
     -----
@@ -121,6 +122,12 @@ def kalman_filter(
         observed = observed | (steps >= lengths.to(z.device)[:, None])
     z = z.nan_to_num(nan=0.0)
     gains = make_gains(space, observed, observation_covariance)
+    if bool(gains.factor.isnan().any()):
+        raise ValueError(
+            "The covariance of an innovation is not positive definite; its variances "
+            "lie too far apart for float64. Lower initial_covariance, or raise "
+            "observation_covariance."
+        )
     mean, predicted_mean = filter_means(space, z, gains)
     likelihood = log_likelihood(space, z, predicted_mean, gains)
     covariance, predicted_covariance = (
@@ -190,7 +197,7 @@ def filter_step(
 def filter_means(
     space: LinearGaussianStateSpace, z: Tensor, gains: Gains
 ) -> tuple[Tensor, Tensor]:
-    """Filtered and predicted means: one affine recurrence of the states.
+    """Return filtered and predicted means: one affine recurrence of the states.
 
     With given gains the state is ``(I - KC) A h + (I - KC)(b - A b) + K z``.
     """

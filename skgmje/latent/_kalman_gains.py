@@ -53,9 +53,7 @@ def make_gains(
     return Gains(*(part[:, pattern] for part in gains))
 
 
-def _gains(
-    space: LinearGaussianStateSpace, observed: Tensor, noise: Tensor
-) -> Gains:
+def _gains(space: LinearGaussianStateSpace, observed: Tensor, noise: Tensor) -> Gains:
     """Covariances of all steps, by the faster way that is accurate enough.
 
     The shape of `observed` is (n_steps, n_patterns); with no pattern, nothing is
@@ -83,7 +81,7 @@ def _parallel(
     If nothing is missing all elements are one, and their prefixes its powers.
     """
     n_steps, is_seen = len(observed), observed if observed.shape[1] else None
-    before = space.initial_covariance[None, None]
+    before = space.initial_covariance.expand(1, max(1, observed.shape[1]), -1, -1)
     if n_steps > 1:
         if is_seen is None:
             element = _element(space, noise[None, None], None)
@@ -95,7 +93,7 @@ def _parallel(
         nothing = torch.zeros_like(before)
         start = _Riccati(nothing, before, nothing)
         after = _combine(start, prefixes).covariance
-        before = torch.cat([before.expand(1, after.shape[1], -1, -1), after])
+        before = torch.cat([before, after])
     predicted = space.predict_covariance(before)
     gain, factor = kalman_gain(space, predicted, noise, is_seen)
     covariance = joseph_update(space, predicted, gain, noise)
@@ -123,7 +121,9 @@ def _element(
     space: LinearGaussianStateSpace, noise: Tensor, observed: Tensor | None
 ) -> _Riccati:
     """Elements of the parallel filter, of one step each."""
-    gain, factor = kalman_gain(space, space.transition_covariance[None, None], noise, observed)
+    gain, factor = kalman_gain(
+        space, space.transition_covariance[None, None], noise, observed
+    )
     kept = kept_share(space, gain)
     seen = space.observation @ space.transition
     white = torch.linalg.solve_triangular(factor, seen[None, None], upper=False)
@@ -143,7 +143,9 @@ def _combine(first: _Riccati, second: _Riccati) -> _Riccati:
     eye = torch.eye(n_states, dtype=first_t.dtype, device=first_t.device)
     system = eye + first_c @ second_j
     sides = torch.cat([first_t, first_c], dim=-1).expand(*system.shape[:-2], -1, -1)
-    moved, spread = torch.linalg.solve(system, sides).split(n_states, dim=-1)
+    # Where the system is singular what comes out is found to be wrong later.
+    solution = torch.linalg.solve_ex(system, sides).result
+    moved, spread = solution.split(n_states, dim=-1)
     return _Riccati(
         second_t @ moved,
         second_t @ spread @ second_t.mT + second_c,
@@ -179,5 +181,3 @@ def joseph_update(
     kept = kept_share(space, gain)
     covariance = kept @ predicted @ kept.mT + gain @ noise @ gain.mT
     return 0.5 * (covariance + covariance.mT)
-
-

@@ -1,4 +1,4 @@
-"""The Kalman filter as a latent density: what a sequence of embeddings is trained on."""
+"""The Kalman filter as a latent density over a sequence of embeddings."""
 
 import torch
 from torch import Tensor, nn

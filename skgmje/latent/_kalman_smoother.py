@@ -57,6 +57,8 @@ def kalman_smoother(
     >>> bool(smoothed.covariance[0, 0] < filtered.covariance[0, 0])
     True
     """
+    if filtered.mean.shape[1] == 1:
+        return GaussianState(filtered.mean, filtered.covariance)
     mean = filtered.mean.transpose(0, 1)
     predicted_mean = filtered.predicted_mean.transpose(0, 1)[1:]
     # Sequences that share all covariances are expanded from one.
