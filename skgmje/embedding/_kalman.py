@@ -77,9 +77,8 @@ class KalmanEmbedder(
         Width of the embeddings. An identity encoder keeps the width of X.
     state_dim : int, default=None
         Width of the state, not less; None is the width of the embedding.
-    encoder : {'mlp', 'linear', 'conv', 'identity'}, nn.Module or callable, \
-default='mlp'
-        Encoder of a step. A module is copied and trained, or kept as it is if no weight
+    encoder : str, nn.Module or callable, default='mlp'
+        Encoder of a step: ``'mlp'``, ``'linear'``, ``'conv'`` or ``'identity'``. A module is copied and trained, or kept as it is if no weight
         of it requires a gradient; a factory is called as
         ``factory(n_features_in, embedding_dim)``. Both are given standardised rows.
     hidden_layer_sizes : array-like of int, default=(64, 64)
@@ -98,9 +97,9 @@ default='mlp'
     observation_noise : {'constant', 'input'}, default='constant'
         Whether all embeddings have one variance of noise, or a network reads that of
         each from the step.
-    entropy : {'stop_gradient', 'knn', 'log_det'}, default='stop_gradient'
-        What keeps embeddings from collapsing: no gradient in what is predicted, or an
-        entropy of the embeddings of a batch, from neighbours or the covariance.
+    entropy : {'log_det', 'knn', 'stop_gradient'}, default='log_det'
+        What keeps embeddings from collapsing: an entropy of the embeddings of a batch,
+        from their covariance or their neighbours, or no gradient in what is predicted.
     learning_rate_init : float, default=1e-3
         First step size of AdamW; it falls to zero along a half cosine. The parameters
         of the state space take steps of 100 times this size, since they have to follow
@@ -220,7 +219,7 @@ default='mlp'
         input_shape=None,
         decoder=None,
         observation_noise="constant",
-        entropy="stop_gradient",
+        entropy="log_det",
         learning_rate_init=1e-3,
         weight_decay=1e-4,
         batch_size=8,

@@ -201,17 +201,21 @@ n_coordinates)
             raise ValueError("step takes one row for each sequence, not sequences.")
         rows, space = rows_of(sequences, self._device()), self._space()
         if state is None:
-            state = space.initial_state(len(rows))
-        state = GaussianState(*(as_tensor(part, self._device()) for part in state))
-        if len(state.mean) != len(rows):
+            before = space.initial_state(len(rows))
+        else:
+            mean, covariance = (as_tensor(part, self._device()) for part in state)
+            before = GaussianState(mean, covariance)
+        if len(before.mean) != len(rows):
             raise ValueError(
-                f"There are {len(state.mean)} states, but {len(rows)} rows; each row "
+                f"There are {len(before.mean)} states, but {len(rows)} rows; each row "
                 "is the next step of one sequence."
             )
         z, noise = self._encode(rows, sequences)
-        covariance = None if noise is None else noise.diag_embed()
-        state = filter_step(space, state, z, covariance)
-        return GaussianState(*(as_numpy(part) for part in state))
+        spread = None if noise is None else noise.diag_embed()
+        after = filter_step(space, before, z, spread)
+        return after._replace(
+            mean=as_numpy(after.mean), covariance=as_numpy(after.covariance)
+        )
 
     # -------------------------------------------------------- samples and decoding
 

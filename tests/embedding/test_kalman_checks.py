@@ -16,7 +16,7 @@ FACTORS = {
 # Every level of every factor.
 ROWS = [
     {"encoder": "mlp", "observation_noise": "input", "entropy": "knn"},
-    {"encoder": "linear", "entropy": "log_det", "state_dim": 3},
+    {"encoder": "linear", "entropy": "stop_gradient", "state_dim": 3},
     {"encoder": "identity", "decoder": "mlp"},
 ]
 
