@@ -78,9 +78,10 @@ class KalmanEmbedder(
     state_dim : int, default=None
         Width of the state, not less; None is the width of the embedding.
     encoder : str, nn.Module or callable, default='mlp'
-        Encoder of a step: ``'mlp'``, ``'linear'``, ``'conv'`` or ``'identity'``. A module is copied and trained, or kept as it is if no weight
-        of it requires a gradient; a factory is called as
-        ``factory(n_features_in, embedding_dim)``. Both are given standardised rows.
+        Encoder of a step: ``'mlp'``, ``'linear'``, ``'conv'`` or ``'identity'``. A
+        module is copied and trained, or kept as it is if no weight of it requires a
+        gradient; a factory is called as ``factory(n_features_in, embedding_dim)``. Both
+        are given standardised rows.
     hidden_layer_sizes : array-like of int, default=(64, 64)
         Hidden layers of ``'mlp'`` encoders.
     activation : str, default='relu'

@@ -213,9 +213,8 @@ n_coordinates)
         z, noise = self._encode(rows, sequences)
         spread = None if noise is None else noise.diag_embed()
         after = filter_step(space, before, z, spread)
-        return after._replace(
-            mean=as_numpy(after.mean), covariance=as_numpy(after.covariance)
-        )
+        arrays: Any = [as_numpy(part) for part in after]
+        return GaussianState(*arrays)
 
     # -------------------------------------------------------- samples and decoding
 

@@ -40,7 +40,7 @@ class SequenceModel(nn.Module):
         self.encoder, self.latent = encoder, latent
         self.noise_encoder = noise_encoder
         if noise_encoder is not None:
-            setattr(noise_encoder, "learning_rate_factor", NOISE_RATE_FACTOR)
+            noise_encoder.learning_rate_factor = NOISE_RATE_FACTOR  # type: ignore
 
     def begin_epoch(self, views: Views, rows: Tensor) -> None:
         """Do nothing: there is nothing to start."""
