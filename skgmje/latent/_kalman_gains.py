@@ -11,7 +11,7 @@ from skgmje.latent._state_space import LinearGaussianStateSpace
 
 # Numbers in the covariances of one step up to which steps are computed in parallel, and
 # the error, in standard deviations, above which they are computed again in turn.
-PARALLEL_NUMBERS, PARALLEL_TOL = 512, 1e-9
+PARALLEL_NUMBERS, PARALLEL_TOL = 256, 1e-9
 
 
 class Gains(NamedTuple):
