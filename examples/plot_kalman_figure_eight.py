@@ -59,7 +59,7 @@ plt.show()
 # -----------------
 #
 # The fit sees images alone. The eigenvalues of its transition tell what moves, and how
-# fast: a pair that goes round in twenty steps, one that is twice as fast, and overtones,
+# fast: a pair that goes round in twenty steps, one twice as fast, and overtones,
 # since an image is a curved function of the place.
 
 kalman = KalmanEmbedder(

@@ -11,6 +11,8 @@ from skgmje.latent._state_space import LinearGaussianStateSpace
 INITIAL_RADIUS, LARGEST_RADIUS = 1 / 1.1, 1.02
 # Logarithm of all variances before training.
 INITIAL_LOG_VARIANCE = 1.0
+# Embeddings that are enough for the entropy of a batch: neighbours cost their square.
+ENTROPY_ROWS = 2048
 
 
 class KalmanPrediction(nn.Module):
@@ -140,7 +142,8 @@ optional
         loss = -torch.where(observed, likelihood, 0.0).sum() / observed.sum()
         if self.entropy is None:
             return loss
-        return loss + self.entropy(z[observed])
+        rows = z[observed]
+        return loss + self.entropy(rows[:: -(-len(rows) // ENTROPY_ROWS)])
 
     @torch.no_grad()
     def limit_growth(self) -> None:
