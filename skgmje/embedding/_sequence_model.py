@@ -13,8 +13,6 @@ from skgmje.training import Views
 
 # Added to variances that a network gives.
 NOISE_FLOOR = 1e-5
-# The noise follows the density that it is part of.
-NOISE_RATE_FACTOR = 0.03
 
 
 class SequenceModel(nn.Module):
@@ -39,8 +37,6 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.encoder, self.latent = encoder, latent
         self.noise_encoder = noise_encoder
-        if noise_encoder is not None:
-            noise_encoder.learning_rate_factor = NOISE_RATE_FACTOR  # type: ignore
 
     def begin_epoch(self, views: Views, rows: Tensor) -> None:
         """Do nothing: there is nothing to start."""

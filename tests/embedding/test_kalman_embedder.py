@@ -269,9 +269,10 @@ def test_noise_that_is_read_from_the_steps_follows_them():
     estimator = KalmanEmbedder(
         2,
         observation_noise="input",
+        entropy="stop_gradient",
         hidden_layer_sizes=(32,),
-        learning_rate_init=3e-3,
-        max_iter=30,
+        learning_rate_init=4e-3,
+        max_iter=25,
         random_state=0,
     ).fit(X)
     covariance = estimator.filter(X)[1]
