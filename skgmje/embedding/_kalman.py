@@ -97,7 +97,8 @@ class KalmanEmbedder(
         reverse order.
     observation_noise : {'constant', 'input'}, default='constant'
         Whether all embeddings have one variance of noise, or a network reads that of
-        each from the step.
+        each from the step. With ``'input'`` choose another entropy than ``'log_det'``,
+        which such noise deceives.
     entropy : {'log_det', 'knn', 'stop_gradient'}, default='log_det'
         What keeps embeddings from collapsing: an entropy of the embeddings of a batch,
         from their covariance or their neighbours, or no gradient in what is predicted.
