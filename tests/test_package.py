@@ -215,6 +215,7 @@ ESTIMATORS = [
     "GaussianProcessEmbedder",
     "GrowingNeuralGas",
     "JEPAEmbedder",
+    "KalmanEmbedder",
     "LinearContrastive",
     "MDNEmbedder",
     "OutlierDetector",

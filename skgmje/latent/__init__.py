@@ -23,10 +23,14 @@ from skgmje.latent._gaussian import GaussianMutualInformation
 from skgmje.latent._gaussian_process import GaussianProcess
 from skgmje.latent._information import contrastive_bound, pairwise_log_prob
 from skgmje.latent._joint_mixture import LIKELIHOODS, JointMixture
+from skgmje.latent._kalman_filter import FilterResult, filter_step, kalman_filter
+from skgmje.latent._kalman_prediction import KalmanPrediction
+from skgmje.latent._kalman_smoother import kalman_smoother
 from skgmje.latent._likelihood import GaussianLikelihood
 from skgmje.latent._marginals import LearnedGaussian
 from skgmje.latent._moments import covariance, log_det, moment_kl
 from skgmje.latent._prediction import LatentPrediction
+from skgmje.latent._state_space import GaussianState, LinearGaussianStateSpace
 
 __all__ = [
     "ENTROPIES",
@@ -36,13 +40,17 @@ __all__ = [
     "ConditionalMixture",
     "Entropy",
     "EntropySum",
+    "FilterResult",
     "GaussianLikelihood",
     "GaussianMutualInformation",
     "GaussianProcess",
+    "GaussianState",
     "InfoNCE",
     "JointMixture",
+    "KalmanPrediction",
     "LatentPrediction",
     "LearnedGaussian",
+    "LinearGaussianStateSpace",
     "LogDet",
     "MomentKL",
     "NearestNeighbour",
@@ -55,6 +63,9 @@ __all__ = [
     "contrastive_bound",
     "contrastive_mixture",
     "covariance",
+    "filter_step",
+    "kalman_filter",
+    "kalman_smoother",
     "log_det",
     "moment_kl",
     "pairwise_log_prob",

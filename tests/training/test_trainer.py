@@ -222,3 +222,15 @@ def test_verbose_prints_a_line_an_epoch(capsys):
     assert capsys.readouterr().out == ""
     run(trainer(Toy(), max_iter=3, verbose=True))
     assert len(capsys.readouterr().out.splitlines()) == 3
+
+
+def test_a_module_may_ask_for_larger_steps():
+    model = Toy()
+    model.fast = nn.Sequential(nn.Linear(1, 1))
+    model.fast.learning_rate_factor = 100.0
+    groups = trainer(model, weight_decay=0.1).optimizer.param_groups
+    assert [group["lr"] for group in groups] == [0.05, 5.0]
+    assert [len(group["params"]) for group in groups] == [1, 2]
+    # What decays in a step is the same for both.
+    decay = [group["lr"] * group["weight_decay"] for group in groups]
+    assert decay[0] == pytest.approx(decay[1])
