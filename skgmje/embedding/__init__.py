@@ -1,12 +1,16 @@
 """The estimators: parameters in, the rooms below wired together."""
 
+from skgmje.embedding._contrastive import ContrastiveEmbedder
 from skgmje.embedding._gaussian_process import GaussianProcessEmbedder
 from skgmje.embedding._gje import GJEEmbedder
 from skgmje.embedding._gmje import GMJEEmbedder
+from skgmje.embedding._index import EmbeddingIndex
 from skgmje.embedding._jepa import JEPAEmbedder
 from skgmje.embedding._mdn import MDNEmbedder
 
 __all__ = [
+    "ContrastiveEmbedder",
+    "EmbeddingIndex",
     "GJEEmbedder",
     "GMJEEmbedder",
     "GaussianProcessEmbedder",

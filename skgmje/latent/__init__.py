@@ -24,15 +24,26 @@ from skgmje.latent._gaussian_process import GaussianProcess
 from skgmje.latent._information import contrastive_bound, pairwise_log_prob
 from skgmje.latent._joint_mixture import LIKELIHOODS, JointMixture
 from skgmje.latent._likelihood import GaussianLikelihood
+from skgmje.latent._log_sum_exp import pair_log_sum_exp
 from skgmje.latent._marginals import LearnedGaussian
+from skgmje.latent._matching import (
+    ConditionalDiscrepancy,
+    ConditionalMatching,
+    JointDiscrepancy,
+    JointMatching,
+)
 from skgmje.latent._moments import covariance, log_det, moment_kl
 from skgmje.latent._prediction import LatentPrediction
+from skgmje.latent._tilting import TILTINGS, Tilting, tilted_mixture
 
 __all__ = [
     "ENTROPIES",
     "LIKELIHOODS",
+    "TILTINGS",
     "BankInfoNCE",
     "ComponentRule",
+    "ConditionalDiscrepancy",
+    "ConditionalMatching",
     "ConditionalMixture",
     "Entropy",
     "EntropySum",
@@ -40,6 +51,8 @@ __all__ = [
     "GaussianMutualInformation",
     "GaussianProcess",
     "InfoNCE",
+    "JointDiscrepancy",
+    "JointMatching",
     "JointMixture",
     "LatentPrediction",
     "LearnedGaussian",
@@ -50,6 +63,7 @@ __all__ = [
     "NeuralGas",
     "ParticleKernels",
     "StepwiseEM",
+    "Tilting",
     "VarianceCovariance",
     "Whitening",
     "contrastive_bound",
@@ -57,5 +71,7 @@ __all__ = [
     "covariance",
     "log_det",
     "moment_kl",
+    "pair_log_sum_exp",
     "pairwise_log_prob",
+    "tilted_mixture",
 ]
