@@ -70,12 +70,3 @@ def in_own_units(
     if not encoder.is_identity:
         return density
     return density.affine(encoder.mean, encoder.scale)
-
-
-def standardised(
-    density: MultivariateNormalMixture, encoder: Encoder
-) -> MultivariateNormalMixture:
-    """Undo :func:`in_own_units`."""
-    if not encoder.is_identity:
-        return density
-    return density.affine(-encoder.mean / encoder.scale, 1 / encoder.scale)

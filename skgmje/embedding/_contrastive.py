@@ -1,20 +1,23 @@
 """Contrastive learning: pairs are told from rows that do not belong together."""
 
+import math
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 import torch
+from sklearn.utils import gen_batches
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
+from skgmje._backend import as_numpy
 from skgmje._validation import Interval, StrOptions
 from skgmje.embedding._conditional import (
     ConditionalDensityEmbedder,
     in_own_units,
-    standardised,
 )
 from skgmje.embedding._index import RetrievalMixin
+from skgmje.embedding._inference import CONDITIONAL_ROWS
 from skgmje.embedding._model import Encoders, JointModel, encode
 from skgmje.latent import (
     TILTINGS,
@@ -23,8 +26,8 @@ from skgmje.latent import (
     JointDiscrepancy,
     JointMatching,
     Tilting,
-    tilted_mixture,
 )
+from skgmje.latent._kernels import leave_one_out_bandwidth
 from skgmje.mixture import MultivariateNormalMixture
 from skgmje.networks import Encoder
 
@@ -62,9 +65,14 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
     views are independent.
 
     The model lives on the data's own marginals. Given rows of a view it retrieves,
-    classifies and draws them (:meth:`index_targets`, :meth:`index_contexts`). For the
-    densities of the other embedders, the marginals of both embeddings are fitted by
-    mixtures, which the tilting turns into conditionals in closed form.
+    classifies and draws them (:meth:`index_targets`, :meth:`index_contexts`). The
+    densities of the other embedders are here kernel densities over the embeddings of
+    training pairs: the tilting weights the kernels.
+
+    `score` is always an estimate of the mutual information, also with an identity
+    encoder of the target: a tilting says how much likelier a target is than without the
+    context, ``log p(z_t | z_c) - log p(z_t)``, and not how likely it is. Its normaliser
+    is the mean over the references.
 
     Read more in the :ref:`User Guide <contrastive_embedder>`.
 
@@ -122,12 +130,12 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
     temperature : float or 'learned', default=0.1
         What the agreement is divided by. A learned one starts at 0.1. Inner products
         and distances of learned embeddings can make up for any temperature.
-    n_components : int, default=1
-        Number of components of the mixtures that are fitted to the marginals; more
-        than one for conditionals with several modes.
+    n_references : int, default=1000
+        Number of training pairs whose embeddings are kept. Densities and predictions
+        are weighted sums over them.
     reg_covar : float, default=1e-6
-        Added to the diagonal of the covariances of the fitted mixtures, in units of the
-        variances.
+        Least variance of the kernels of the densities, in units of the variance of the
+        embeddings.
     learning_rate_init : float, default=3e-3
         First step size of AdamW; it falls to zero along a half cosine.
     weight_decay : float, default=1e-2
@@ -159,10 +167,9 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
         The fitted encoders, in float64; one object if the views share it.
     temperature_ : float
         The temperature.
-    density_ : MultivariateNormalMixture
-        Mixture fitted to the context embeddings.
-    target_density_ : MultivariateNormalMixture
-        Mixture fitted to the target embeddings.
+    density_, target_density_ : MultivariateNormalMixture
+        Kernel densities of both embeddings, with the references for means, in the same
+        order. A file of the estimator therefore holds embeddings of training rows.
     decoder_ : Decoder
         The fitted decoder, if one was asked for.
     loss_curve_ : list of float
@@ -177,7 +184,7 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
     target_source_ : {'target_view', 'y', 'augment'}
         Where the target view came from.
     score_unit_ : str
-        What `score` measures: conditional log-likelihood or mutual information.
+        What `score` measures: mutual information.
     x_mean_, x_scale_, y_mean_, y_scale_ : ndarray
         Moments by which the views were standardised.
     n_features_in_ : int
@@ -226,7 +233,7 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
             Interval(Real, 0, None, closed="neither"),
             StrOptions({"learned"}),
         ],
-        "n_components": [Interval(Integral, 1, None, closed="left")],
+        "n_references": [Interval(Integral, 2, None, closed="left")],
     }
     temperature_: float
 
@@ -247,7 +254,7 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
         context_given_target=1.0,
         target_given_context=1.0,
         temperature=0.1,
-        n_components=1,
+        n_references=1000,
         reg_covar=1e-6,
         learning_rate_init=3e-3,
         weight_decay=1e-2,
@@ -275,7 +282,7 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
         self.context_given_target = context_given_target
         self.target_given_context = target_given_context
         self.temperature = temperature
-        self.n_components = n_components
+        self.n_references = n_references
         self.reg_covar = reg_covar
         self.learning_rate_init = learning_rate_init
         self.weight_decay = weight_decay
@@ -325,42 +332,102 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
 
     # ------------------------------------------------------------------ the density
 
-    def _n_density_components(self) -> int:
-        return self.n_components
+    def _scores_likelihood(self, target_encoder: Encoder) -> bool:
+        return False
 
     def _fit_densities(
         self, model: JointModel, z_c: Tensor, z_t: Tensor, seed: int
     ) -> dict[str, Any]:
-        return self._fit_marginals(z_c, z_t, seed) | _trained(model)
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randperm(len(z_c), generator=generator)[: self.n_references]
+        return self._kernels(model, z_c[rows.to(z_c.device)], z_t[rows.to(z_t.device)])
 
     def _update_densities(
         self, model: JointModel, z_c: Tensor, z_t: Tensor, rate: float
     ) -> dict[str, Any]:
-        return self._update_marginals(z_c, z_t, rate) | _trained(model)
+        kept = (self._on_device(each).means for each in self._densities())
+        return self._kernels(
+            model,
+            *(
+                torch.cat([new, old])[: self.n_references]
+                for new, old in zip((z_c, z_t), kept, strict=True)
+            ),
+        )
+
+    def _kernels(self, model: JointModel, z_c: Tensor, z_t: Tensor) -> dict[str, Any]:
+        """Put kernels around references, as wide as the others' say about each."""
+        context, target = model.fitted_encoders
+        rows_c = context.standardise_embedding(z_c)
+        rows_t = target.standardise_embedding(z_t)
+        temperature = model.latent.tilting.value
+        logits = Tilting(self.tilting, temperature).logits(rows_c, rows_t)
+        return {
+            "density_": self._kernel_density(rows_c, logits.mT, context),
+            "target_density_": self._kernel_density(rows_t, logits, target),
+            "temperature_": temperature,
+            "loss_curve_": [],
+        }
+
+    def _kernel_density(
+        self, rows: Tensor, logits: Tensor, encoder: Encoder
+    ) -> MultivariateNormalMixture:
+        width = leave_one_out_bandwidth(logits, rows, self.reg_covar)
+        density = MultivariateNormalMixture.from_log_weights(
+            rows.new_full((len(rows),), -math.log(len(rows))),
+            rows,
+            scale_spherical=width.reshape(1),
+        )
+        return in_own_units(density, encoder)
+
+    def _densities(self) -> tuple[MultivariateNormalMixture, MultivariateNormalMixture]:
+        return self.density_, self.target_density_
 
     def _embed_rows(self, encoder: Encoder, rows: np.ndarray) -> Tensor:
         """Embed rows as the tilting compares them."""
         return encoder.standardise_embedding(encode(encoder, rows))
 
-    def _conditional(self, z_c: Tensor) -> MultivariateNormalMixture:
-        context, target = self._encoders()
-        return self._tilt(self._target_density(), target, z_c, context)
-
-    def _tilt(
-        self,
-        density: MultivariateNormalMixture,
-        encoder: Encoder,
-        z: Tensor,
-        other: Encoder,
+    def _reweighted(
+        self, density: MultivariateNormalMixture, logits: Tensor
     ) -> MultivariateNormalMixture:
-        """Density of one view's embedding, given those of the other view."""
-        conditional = tilted_mixture(
-            standardised(density, encoder),
-            other.standardise_embedding(z),
-            self.tilting,
-            self.temperature_,
+        """Conditional density: the kernels, with weights for each row of logits."""
+        parameters = density.parameters() | {"means": density.means.unsqueeze(0)}
+        del parameters["weights"]
+        return MultivariateNormalMixture.from_log_weights(
+            logits.log_softmax(1), **parameters
         )
-        return in_own_units(conditional, encoder)
+
+    def _conditional(self, z_c: Tensor) -> MultivariateNormalMixture:
+        density = self._target_density()
+        return self._reweighted(density, self._logits(z_c, density.means))
+
+    def _factors(self, z_c: Tensor, z_t: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors of the logits of embeddings in the units of `transform`."""
+        context, target = self._encoders()
+        return Tilting(self.tilting, self.temperature_).factors(
+            context.standardise_embedding(z_c), target.standardise_embedding(z_t)
+        )
+
+    def _logits(self, z_c: Tensor, z_t: Tensor) -> Tensor:
+        a, b = self._factors(z_c, z_t)
+        return a @ b.mT
+
+    def _log_normaliser(self, z_c: Tensor) -> Tensor:
+        """Logarithm of the mean tilting of each context, over the references."""
+        logits = self._logits(z_c, self._target_density().means)
+        return logits.logsumexp(1) - math.log(logits.shape[1])
+
+    def _pairwise_log_density(self, z_c: Tensor, z_t: Tensor) -> Tensor:
+        log_odds = self._logits(z_c, z_t) - self._log_normaliser(z_c).unsqueeze(1)
+        return log_odds.mT
+
+    def _pair_scores(self, X: np.ndarray, target: np.ndarray) -> np.ndarray:
+        context, target_encoder = self._encoders()
+        scores = []
+        for rows in gen_batches(len(X), CONDITIONAL_ROWS):
+            z_c, z_t = encode(context, X[rows]), encode(target_encoder, target[rows])
+            a, b = self._factors(z_c, z_t)
+            scores.append(as_numpy((a * b).sum(1) - self._log_normaliser(z_c)))
+        return np.concatenate(scores)
 
     def conditional_context(self, Y):
         """Conditional density of the context embedding for each target: the reverse.
@@ -376,13 +443,6 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
             Batch of `n_samples` mixtures over the context embedding.
         """
         check_is_fitted(self)
-        context, target = self._encoders()
-        z_t = encode(target, self._check_target(Y))
-        return self._tilt(self._context_density(), context, z_t, target)
-
-
-def _trained(model: JointModel) -> dict[str, Any]:
-    return {
-        "temperature_": float(model.latent.tilting.temperature),
-        "loss_curve_": [],
-    }
+        z_t = encode(self._encoders().target, self._check_target(Y))
+        density = self._context_density()
+        return self._reweighted(density, self._logits(density.means, z_t).mT)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 # Numbers of the largest block of logits that is held at once.
-LOGIT_BLOCK_NUMBERS = 2**22
+LOGIT_BLOCK_NUMBERS = 2**20
 
 
 def pair_log_sum_exp(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -63,6 +63,12 @@ class Tilting(nn.Module):
         """The temperature; a tensor with a gradient if it is learned."""
         return self._start * self.log_ratio.exp() if self.is_learned else self._start
 
+    @property
+    def value(self) -> float:
+        """The temperature as a number."""
+        with torch.no_grad():
+            return float(self.temperature)
+
     @torch.no_grad()
     def bound_temperature(self) -> None:
         """Keep a learned temperature above its least value, after a gradient step."""
