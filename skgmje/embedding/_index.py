@@ -8,7 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.utils import gen_batches
-from sklearn.utils.validation import check_array, check_consistent_length
+from sklearn.utils.validation import (
+    check_array,
+    check_consistent_length,
+    check_is_fitted,
+)
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -74,6 +78,7 @@ class EmbeddingIndex:
     """
 
     def __init__(self, embedder, stored, rows, sample_weight=None):
+        check_is_fitted(embedder)
         # A snapshot; the copy shares no network with the embedder.
         self.embedder, self.stored = copy.copy(embedder), stored
         rows = self._validate(rows, stored)

@@ -224,8 +224,9 @@ class JointDiscrepancy(_Matching):
     ----------
     tilting : Tilting, optional
         The logarithm of the weights; by default cosines at a temperature of 0.1.
-    bandwidth : float, default=1.0
-        As in :class:`ConditionalDiscrepancy`.
+    bandwidth : float, default=0.3
+        As in :class:`ConditionalDiscrepancy`. It has to be narrow: in the joint
+        distribution a right pair is one among all pairs of the batch.
 
     References
     ----------
@@ -244,7 +245,7 @@ class JointDiscrepancy(_Matching):
 
     compares_views = True
 
-    def __init__(self, tilting: Tilting | None = None, bandwidth: float = 1.0):
+    def __init__(self, tilting: Tilting | None = None, bandwidth: float = 0.3):
         super().__init__(tilting)
         self.bandwidth = bandwidth
 

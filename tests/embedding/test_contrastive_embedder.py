@@ -1,5 +1,6 @@
 """ContrastiveEmbedder: training, densities, scores, retrieval and classification."""
 
+import copy
 import math
 import pickle
 
@@ -10,7 +11,6 @@ from embedding_helpers import FAST, FrozenNetwork, answers, assert_same_answers
 from sklearn.cluster import KMeans
 from sklearn.linear_model import LogisticRegression
 from sklearn.neighbors import NearestNeighbors
-from sklearn.pipeline import make_pipeline
 from torch import nn
 
 import skgmje
@@ -110,9 +110,9 @@ def test_the_cosine_puts_all_embeddings_on_the_sphere(pairs):
             np.testing.assert_allclose(np.linalg.norm(z, axis=1), 1)
 
 
-def test_two_views_are_drawn_where_there_is_no_target(pairs):
-    X = pairs[0]
-    estimator = contrastive(max_iter=10).fit(X)
+def test_two_views_are_drawn_where_there_is_no_target(views):
+    X = views[0][0]
+    estimator = contrastive(max_iter=20, temperature=0.3).fit(X)
     assert estimator.encoder_ is estimator.target_encoder_
     assert 0 < estimator.score(X) < math.log(len(X))
 
@@ -229,7 +229,7 @@ def test_dependent_views_score_high_and_shuffled_ones_do_not(tilting, fitted, vi
 def frozen_score(estimator, after, views):
     """Score with frozen encoders; nothing is trained."""
     encoders = [
-        FrozenNetwork(encoder.network, then)
+        FrozenNetwork(copy.deepcopy(encoder.network), then)
         for encoder, then in zip(
             (estimator.encoder_, estimator.target_encoder_), after, strict=True
         )
@@ -423,7 +423,7 @@ def test_labels_that_are_targets_make_a_classifier(classes):
     estimator = ContrastiveEmbedder(
         3, encoder="linear", target_encoder="identity", tilting="inner",
         context_given_target=0, target_given_context=2, temperature=1.0,
-        learning_rate_init=0.05, weight_decay=0.0, max_iter=60, random_state=0,
+        learning_rate_init=0.05, weight_decay=0.0, max_iter=60, random_state=0, target="y",
     ).fit(X, Y)  # fmt: skip
     prior = np.bincount(labels) / 600
     peer = LogisticRegression(C=1e6).fit(X, labels)
@@ -440,10 +440,10 @@ def test_labels_that_are_targets_make_a_classifier(classes):
 def test_fine_tuning_by_equation_34_is_logistic_regression(classes):
     """With frozen encoders: label embeddings and log-priors by cross-entropy."""
     X, labels, Y = classes
-    estimator = contrastive(max_iter=20).fit(X, Y)
-    pipeline = make_pipeline(estimator, LogisticRegression(C=np.inf, tol=1e-8))
-    probabilities = pipeline.fit(X, Y.argmax(axis=1)).predict_proba(X)
-    z = torch.tensor(pipeline[0].transform(X))
+    estimator = contrastive(max_iter=20)
+    z = estimator.fit(X, target_view=Y).transform(X)
+    peer = LogisticRegression(C=np.inf, tol=1e-8).fit(z, labels)
+    probabilities, z = peer.predict_proba(z), torch.tensor(z)
     G = torch.zeros(3, 3, dtype=torch.float64, requires_grad=True)
     F = torch.zeros(3, dtype=torch.float64, requires_grad=True)
     optimiser = torch.optim.LBFGS([G, F], max_iter=500, tolerance_change=1e-14)
