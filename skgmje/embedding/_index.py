@@ -14,13 +14,13 @@ from sklearn.utils.validation import (
     check_is_fitted,
 )
 from torch import Tensor
-from torch.nn.functional import normalize
 
 from skgmje._backend import as_numpy, as_tensor, make_generator, resolve_device
 from skgmje._validation import check_sample_weight
 
-# Queries that search the stored rows together, and numbers held at once in doing so.
-QUERY_ROWS = 256
+# Rows that are encoded to be stored, and queries that search them together.
+STORED_ROWS, QUERY_ROWS = 2**16, 256
+# Numbers held at once in a search.
 BLOCK_NUMBERS = 2**22
 
 
@@ -82,8 +82,10 @@ class EmbeddingIndex:
         # A snapshot; the copy shares no network with the embedder.
         self.embedder, self.stored = copy.copy(embedder), stored
         rows = self._validate(rows, stored)
-        z = self._encode(rows, stored)
-        self.embeddings = as_numpy(z).astype(rows.dtype, copy=False)
+        # In blocks, since embeddings are of double precision until they are stored.
+        self.embeddings = np.empty((len(rows), embedder._n_features_out), rows.dtype)
+        for block in gen_batches(len(rows), STORED_ROWS):
+            self.embeddings[block] = as_numpy(self._encode(rows[block], stored))
         self._log_weights = None
         if sample_weight is not None:
             weights = check_sample_weight(sample_weight, rows)
@@ -279,9 +281,7 @@ class EmbeddingIndex:
     def _similarity(self, z: Tensor, block: slice) -> Tensor:
         """Logits of queries and a block of stored rows, times the temperature."""
         stored = as_tensor(self.embeddings[block], z.device)
-        if self.embedder.tilting == "cosine":
-            return normalize(z, dim=1) @ normalize(stored, dim=1).mT
-        similarity = z @ stored.mT
+        similarity = z @ stored.mT  # Of unit vectors, with cosines.
         if self.embedder.tilting == "quadratic":
             similarity -= 0.5 * z.square().sum(1, keepdim=True)
             similarity -= 0.5 * stored.square().sum(1)

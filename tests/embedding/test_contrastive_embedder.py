@@ -423,7 +423,8 @@ def test_labels_that_are_targets_make_a_classifier(classes):
     estimator = ContrastiveEmbedder(
         3, encoder="linear", target_encoder="identity", tilting="inner",
         context_given_target=0, target_given_context=2, temperature=1.0,
-        learning_rate_init=0.05, weight_decay=0.0, max_iter=60, random_state=0, target="y",
+        learning_rate_init=0.05, weight_decay=0.0, max_iter=60, random_state=0,
+        target="y",
     ).fit(X, Y)  # fmt: skip
     prior = np.bincount(labels) / 600
     peer = LogisticRegression(C=1e6).fit(X, labels)
