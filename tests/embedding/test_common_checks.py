@@ -31,7 +31,7 @@ COMMON = {
 FACTORS = {
     ContrastiveEmbedder: {
         "target": COMMON["target"],
-        "tilting": ("cosine", "inner", "quadratic"),
+        "tilting": ("cosine", "quadratic"),
         "loss": ("conditional", "joint_mmd"),
         "temperature": (0.1, "learned"),
     },
@@ -62,6 +62,7 @@ FULL_GRID = {
     }
     for estimator, factors in FACTORS.items()
 }
+FULL_GRID[ContrastiveEmbedder]["tilting"] = ("cosine", "inner", "quadratic")
 FULL_GRID[GMJEEmbedder]["covariance_type"] = ("full", "low_rank")
 TARGETS = COMMON["target"]
 # These fit on names and transform without, which warns, and is meant to.
