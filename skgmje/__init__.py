@@ -10,6 +10,7 @@ from typing import Any
 __version__ = "0.1.0.dev0"
 
 _HOMES = {
+    "ContrastiveEmbedder": "skgmje.embedding",
     "GJEEmbedder": "skgmje.embedding",
     "GMJEEmbedder": "skgmje.embedding",
     "GaussianProcessEmbedder": "skgmje.embedding",
@@ -41,6 +42,7 @@ _SUBMODULES = frozenset(
 )
 
 __all__ = [
+    "ContrastiveEmbedder",
     "GJEEmbedder",
     "GMJEEmbedder",
     "GaussianMixture",

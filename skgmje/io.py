@@ -19,6 +19,7 @@ __all__ = ["SaveMixin", "load"]
 
 FORMAT = 1
 _LOADABLE = (
+    "ContrastiveEmbedder",
     "GJEEmbedder",
     "GMJEEmbedder",
     "GaussianMixture",

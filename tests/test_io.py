@@ -17,6 +17,7 @@ from torch import nn
 
 import skgmje
 from skgmje import (
+    ContrastiveEmbedder,
     GaussianMixture,
     GaussianProcessEmbedder,
     GJEEmbedder,
@@ -28,6 +29,7 @@ from skgmje import (
 FAST = {"max_iter": 4, "batch_size": 64, "hidden_layer_sizes": (16,), "random_state": 0}
 LEARNED = {"target_encoder": "linear", "embedding_dim": 2}
 ESTIMATORS = {
+    "contrastive": ContrastiveEmbedder(**FAST, **LEARNED, temperature="learned"),
     "gje": GJEEmbedder(**FAST, **LEARNED),
     "gje identity": GJEEmbedder(**FAST, encoder="identity"),
     "gmje": GMJEEmbedder(3, **FAST, **LEARNED),
@@ -96,7 +98,7 @@ def test_the_same_answers_come_back_to_the_bit(name, pairs, path):
 
 
 @pytest.mark.parametrize(
-    "maker", [GJEEmbedder, GMJEEmbedder, JEPAEmbedder, MDNEmbedder]
+    "maker", [ContrastiveEmbedder, GJEEmbedder, GMJEEmbedder, JEPAEmbedder, MDNEmbedder]
 )
 def test_the_same_answers_come_back_where_views_were_drawn(maker, pairs, path):
     X = pairs[0]
@@ -131,7 +133,7 @@ def test_a_loaded_estimator_can_be_fitted_again(name, pairs, path):
 
 
 @pytest.mark.parametrize(
-    "maker", [GJEEmbedder, GMJEEmbedder, JEPAEmbedder, MDNEmbedder]
+    "maker", [ContrastiveEmbedder, GJEEmbedder, GMJEEmbedder, JEPAEmbedder, MDNEmbedder]
 )
 def test_a_loaded_estimator_goes_on_learning(maker, pairs, path):
     X, Y = pairs

@@ -209,6 +209,7 @@ def test_public_names_have_an_example(value):
 
 
 ESTIMATORS = [
+    "ContrastiveEmbedder",
     "GJEEmbedder",
     "GMJEEmbedder",
     "GaussianMixture",

@@ -1,8 +1,10 @@
 """The estimators: parameters in, the rooms below wired together."""
 
+from skgmje.embedding._contrastive import ContrastiveEmbedder
 from skgmje.embedding._gaussian_process import GaussianProcessEmbedder
 from skgmje.embedding._gje import GJEEmbedder
 from skgmje.embedding._gmje import GMJEEmbedder
+from skgmje.embedding._index import EmbeddingIndex
 from skgmje.embedding._jepa import JEPAEmbedder
 from skgmje.embedding._kalman import KalmanEmbedder
 from skgmje.embedding._linear_contrastive import LinearContrastive
@@ -10,6 +12,8 @@ from skgmje.embedding._mdn import MDNEmbedder
 from skgmje.embedding._outlier_detector import OutlierDetector
 
 __all__ = [
+    "ContrastiveEmbedder",
+    "EmbeddingIndex",
     "GJEEmbedder",
     "GMJEEmbedder",
     "GaussianProcessEmbedder",

@@ -10,6 +10,7 @@ from skgmje.embedding._density import fit_mixture, update_mixture
 from skgmje.embedding._inference import CONDITIONAL_ROWS
 from skgmje.embedding._model import Encoders
 from skgmje.mixture import MultivariateNormalMixture
+from skgmje.networks import Encoder
 
 # Rows for each component and coordinate of the marginal densities.
 ROWS_PER_COORDINATE = 5
@@ -59,6 +60,13 @@ def in_target_units(
     conditional: MultivariateNormalMixture, encoders: Encoders
 ) -> MultivariateNormalMixture:
     """Bring a conditional that was trained on standardised views to units of y."""
-    if not encoders.target.is_identity:
-        return conditional
-    return conditional.affine(encoders.target.mean, encoders.target.scale)
+    return in_own_units(conditional, encoders.target)
+
+
+def in_own_units(
+    density: MultivariateNormalMixture, encoder: Encoder
+) -> MultivariateNormalMixture:
+    """Bring a density of embeddings as they were trained on to those of `transform`."""
+    if not encoder.is_identity:
+        return density
+    return density.affine(encoder.mean, encoder.scale)

@@ -192,7 +192,7 @@ class ConstructionMixin(EncoderConstructionMixin, InferenceMixin):
             latent = self._make_latent(encoders, weights).to(device)
         attributes["score_unit_"] = (
             "nats of conditional log-likelihood"
-            if encoders.target.is_identity
+            if self._scores_likelihood(encoders.target)
             else "nats of mutual information"
         )
         model = self._make_model(encoders, latent, generator)

@@ -60,6 +60,17 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     def _draw_pairs(self, n: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """Draw n pairs of embeddings from the joint density."""
 
+    def _pairwise_log_density(self, z_c: Tensor, z_t: Tensor) -> Tensor:
+        """Log-density of every target (rows) given every context (columns).
+
+        A constant for each target makes no difference.
+        """
+        return pairwise_log_prob(self._conditional(z_c), z_t)
+
+    def _scores_likelihood(self, target_encoder: Encoder) -> bool:
+        """Say whether the score is a likelihood, and not a mutual information."""
+        return target_encoder.is_identity
+
     # ----------------------------------------------------------------- embeddings
 
     def transform(self, X):
@@ -268,12 +279,13 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         if target_view is None and np.ndim(y) == 1:
             self._refuse_labels()
         target = self._score_target(X, y if target_view is None else target_view)
-        if target is not None and self.target_encoder_.is_identity:
+        is_likelihood = self._scores_likelihood(self.target_encoder_)
+        if target is not None and is_likelihood:
             return float(np.mean(self._pair_scores(X, target)))
         z_c, z_t = encode_views(
             self._encoders(), X, target, self.augmentation, SCORE_SEED
         )
-        if self.target_encoder_.is_identity:
+        if is_likelihood:
             parts = zip(
                 z_c.split(CONDITIONAL_ROWS), z_t.split(CONDITIONAL_ROWS), strict=True
             )
@@ -282,11 +294,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         order = np.random.default_rng(SCORE_SEED).permutation(len(X))
         groups = np.array_split(order, -(-len(X) // SCORE_CONTEXTS))
         bounds = [
-            float(
-                contrastive_bound(
-                    pairwise_log_prob(self._conditional(z_c[rows]), z_t[rows])
-                )
-            )
+            float(contrastive_bound(self._pairwise_log_density(z_c[rows], z_t[rows])))
             for rows in groups
         ]
         return float(np.average(bounds, weights=[len(rows) for rows in groups]))
@@ -295,7 +303,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         """Score validated pairs, as `score_samples` says."""
         z_t = encode(self._encoders().target, target)
         log_prob = self._log_conditional(X, z_t)
-        if self.target_encoder_.is_identity:
+        if self._scores_likelihood(self.target_encoder_):
             return log_prob
         return log_prob - as_numpy(self._target_density().log_prob(z_t))
 

@@ -27,16 +27,27 @@ from skgmje.latent._kalman_filter import FilterResult, filter_step, kalman_filte
 from skgmje.latent._kalman_prediction import KalmanPrediction
 from skgmje.latent._kalman_smoother import kalman_smoother
 from skgmje.latent._likelihood import GaussianLikelihood
+from skgmje.latent._log_sum_exp import pair_log_sum_exp
 from skgmje.latent._marginals import LearnedGaussian
+from skgmje.latent._matching import (
+    ConditionalDiscrepancy,
+    ConditionalMatching,
+    JointDiscrepancy,
+    JointMatching,
+)
 from skgmje.latent._moments import covariance, log_det, moment_kl
 from skgmje.latent._prediction import LatentPrediction
 from skgmje.latent._state_space import GaussianState, LinearGaussianStateSpace
+from skgmje.latent._tilting import TILTINGS, Tilting, tilted_mixture
 
 __all__ = [
     "ENTROPIES",
     "LIKELIHOODS",
+    "TILTINGS",
     "BankInfoNCE",
     "ComponentRule",
+    "ConditionalDiscrepancy",
+    "ConditionalMatching",
     "ConditionalMixture",
     "Entropy",
     "EntropySum",
@@ -46,6 +57,8 @@ __all__ = [
     "GaussianProcess",
     "GaussianState",
     "InfoNCE",
+    "JointDiscrepancy",
+    "JointMatching",
     "JointMixture",
     "KalmanPrediction",
     "LatentPrediction",
@@ -58,6 +71,7 @@ __all__ = [
     "NeuralGas",
     "ParticleKernels",
     "StepwiseEM",
+    "Tilting",
     "VarianceCovariance",
     "Whitening",
     "contrastive_bound",
@@ -68,5 +82,7 @@ __all__ = [
     "kalman_smoother",
     "log_det",
     "moment_kl",
+    "pair_log_sum_exp",
     "pairwise_log_prob",
+    "tilted_mixture",
 ]

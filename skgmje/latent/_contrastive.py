@@ -7,11 +7,13 @@ from torch import Tensor, nn
 from torch.nn.functional import normalize
 
 from skgmje._backend import gather_rows
+from skgmje.latent._matching import ConditionalMatching
+from skgmje.latent._tilting import Tilting, positive
 from skgmje.mixture import MultivariateNormalMixture
 from skgmje.mixture._particles import Particles
 
 
-class InfoNCE(nn.Module):
+class InfoNCE(ConditionalMatching):
     r"""Contrastive loss of two views whose negatives are the other pairs of the batch.
 
     .. math:: -\frac1N \sum_i \log \frac{\exp(z_c^i \cdot z_t^i / \tau)}
@@ -20,7 +22,8 @@ class InfoNCE(nn.Module):
     Embeddings are projected onto the unit sphere first. This is the mean negative
     log-posterior of the right component in :func:`contrastive_mixture`: the temperature
     is the variance of its context block. Nothing else is needed against collapse, since
-    the sphere fixes the scale and the sum in the denominator repels.
+    the sphere fixes the scale and the sum in the denominator repels. It is
+    :class:`ConditionalMatching` with cosines, plus log n.
 
     Parameters
     ----------
@@ -45,23 +48,13 @@ class InfoNCE(nn.Module):
     0.989
     """
 
-    each_epoch = False
-
     def __init__(self, temperature: float = 0.1, symmetric: bool = True):
-        super().__init__()
-        self.temperature, self.symmetric = _positive(temperature), symmetric
-
-    def initialize(self, z_c: Tensor, z_t: Tensor, seed: int) -> None:
-        """Do nothing: the loss has no state."""
+        weights = (1.0, 1.0) if symmetric else (0.0, 2.0)
+        super().__init__(Tilting("cosine", temperature), *weights)
 
     def forward(self, z_c: Tensor, z_t: Tensor) -> Tensor:
         """Return the loss in nats for embeddings of shape (n_samples, n_features)."""
-        z_c, z_t = _on_sphere(z_c, z_t)
-        logits = z_c @ z_t.mT / self.temperature
-        normaliser = logits.logsumexp(1)
-        if self.symmetric:
-            normaliser = 0.5 * (normaliser + logits.logsumexp(0))
-        return (normaliser - logits.diagonal()).mean()
+        return super().forward(z_c, z_t) + math.log(len(z_c))
 
 
 class BankInfoNCE(nn.Module):
@@ -128,7 +121,7 @@ class BankInfoNCE(nn.Module):
         up_to_rotation: bool = False,
     ):
         super().__init__()
-        self.temperature, self.symmetric = _positive(temperature), symmetric
+        self.temperature, self.symmetric = positive(temperature), symmetric
         self.up_to_rotation = up_to_rotation
         self._bank = Particles(
             n_particles,
@@ -216,18 +209,12 @@ def contrastive_mixture(
     z_t = normalize(z_t.double(), dim=1)
     if weights is None:
         weights = z_t.new_ones(len(z_t)) / len(z_t)
-    scale = z_t.new_tensor([math.sqrt(_positive(temperature)), target_bandwidth])
+    scale = z_t.new_tensor([math.sqrt(positive(temperature)), target_bandwidth])
     return MultivariateNormalMixture(
         weights.double(),
         torch.cat([z_t, z_t], dim=1),
         scale_diag=scale.repeat_interleave(z_t.shape[1]).unsqueeze(0),
     )
-
-
-def _positive(temperature: float) -> float:
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive; got {temperature}.")
-    return temperature
 
 
 def _on_sphere(z_c: Tensor, z_t: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,8 +3,7 @@
 import numpy as np
 import torch
 
-from skgmje._backend import as_tensor
-from skgmje.latent import pairwise_log_prob
+from skgmje._backend import as_tensor, resolve_device
 
 
 def retrieval_score(estimator, X, Y, *, k=10, n_candidates=1000):
@@ -46,9 +45,11 @@ def retrieval_score(estimator, X, Y, *, k=10, n_candidates=1000):
     X, Y = np.asarray(X), np.asarray(Y)
     hits = 0
     for rows in np.array_split(np.arange(len(X)), -(-len(X) // n_candidates)):
-        conditional = estimator.conditional(X[rows])
-        z_t = as_tensor(estimator.transform_target(Y[rows]), conditional.mean.device)
-        log_prob = pairwise_log_prob(conditional, z_t)
+        z_c, z_t = (
+            as_tensor(z, resolve_device(estimator.device))
+            for z in (estimator.transform(X[rows]), estimator.transform_target(Y[rows]))
+        )
+        log_prob = estimator._pairwise_log_density(z_c, z_t)
         log_odds = log_prob - log_prob.logsumexp(1, keepdim=True)
         # Candidates that are as likely as the right one count against it.
         rank = (log_odds >= log_odds.diagonal()).sum(0)

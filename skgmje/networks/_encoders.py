@@ -81,7 +81,9 @@ class Encoder(nn.Module):
         """
         self.recipe["on_sphere"] = True
         width = embedding_width(self.network, len(self.mean), self.mean.device)
-        standardise = nn.BatchNorm1d(width, affine=False, device=self.mean.device)
+        standardise = nn.BatchNorm1d(
+            width, affine=False, device=self.mean.device, dtype=torch.float32
+        )
         self.network = nn.Sequential(self.network, standardise, UnitSphere())
 
     def standardise(self, x: Tensor) -> Tensor:

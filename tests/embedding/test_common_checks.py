@@ -11,6 +11,7 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
 
 from skgmje import (
+    ContrastiveEmbedder,
     GaussianProcessEmbedder,
     GJEEmbedder,
     GMJEEmbedder,
@@ -28,6 +29,12 @@ COMMON = {
     "augmentation": ("corrupt", "jitter"),
 }
 FACTORS = {
+    ContrastiveEmbedder: {
+        "target": COMMON["target"],
+        "tilting": ("cosine", "quadratic"),
+        "loss": ("conditional", "joint_mmd"),
+        "temperature": (0.1, "learned"),
+    },
     GJEEmbedder: COMMON,
     GMJEEmbedder: COMMON
     | {
@@ -55,6 +62,7 @@ FULL_GRID = {
     }
     for estimator, factors in FACTORS.items()
 }
+FULL_GRID[ContrastiveEmbedder]["tilting"] = ("cosine", "inner", "quadratic")
 FULL_GRID[GMJEEmbedder]["covariance_type"] = ("full", "low_rank")
 TARGETS = COMMON["target"]
 # These fit on names and transform without, which warns, and is meant to.
@@ -190,6 +198,7 @@ warnings.simplefilter("ignore", IgnoredTargetWarning)
 
 small = dict(max_iter=3, batch_size=64, random_state=0)
 estimators = [
+    skgmje.ContrastiveEmbedder(**small),
     skgmje.GJEEmbedder(**small),
     skgmje.GMJEEmbedder(3, target="y", encoder="identity", **small),
     skgmje.GaussianProcessEmbedder(target="y", random_state=0),
@@ -226,7 +235,7 @@ def test_checks_pass_and_none_is_skipped_under_array_api_dispatch():
     others = [tuple(result) for result in results if tuple(result[:2]) != drawn]
     assert [result for result in others if result[2] != "passed"] == []
     array_api = [name for name, check, _ in results if check == "check_array_api_input"]
-    assert len(array_api) == 8
+    assert len(array_api) == 9
 
 
 @pytest.mark.slow
