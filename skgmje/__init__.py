@@ -15,6 +15,7 @@ _HOMES = {
     "GaussianProcessEmbedder": "skgmje.embedding",
     "JEPAEmbedder": "skgmje.embedding",
     "MDNEmbedder": "skgmje.embedding",
+    "VJEEmbedder": "skgmje.embedding",
     "GaussianMixture": "skgmje.mixture",
     "GrowingNeuralGas": "skgmje.mixture",
     "MultivariateNormalMixture": "skgmje.mixture",
@@ -47,6 +48,7 @@ __all__ = [
     "MDNEmbedder",
     "MultivariateNormalMixture",
     "ParticleBank",
+    "VJEEmbedder",
     "__version__",
     "load",
 ]

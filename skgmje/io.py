@@ -27,6 +27,7 @@ _LOADABLE = (
     "JEPAEmbedder",
     "MDNEmbedder",
     "ParticleBank",
+    "VJEEmbedder",
 )
 # Objects that parameters may hold, and where their classes live.
 _PARTS = {"ImageAugmentation": "skgmje.views"}

@@ -5,6 +5,7 @@ from skgmje.embedding._gje import GJEEmbedder
 from skgmje.embedding._gmje import GMJEEmbedder
 from skgmje.embedding._jepa import JEPAEmbedder
 from skgmje.embedding._mdn import MDNEmbedder
+from skgmje.embedding._vje import VJEEmbedder
 
 __all__ = [
     "GJEEmbedder",
@@ -12,4 +13,5 @@ __all__ = [
     "GaussianProcessEmbedder",
     "JEPAEmbedder",
     "MDNEmbedder",
+    "VJEEmbedder",
 ]

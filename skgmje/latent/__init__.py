@@ -26,7 +26,17 @@ from skgmje.latent._joint_mixture import LIKELIHOODS, JointMixture
 from skgmje.latent._likelihood import GaussianLikelihood
 from skgmje.latent._marginals import LearnedGaussian
 from skgmje.latent._moments import covariance, log_det, moment_kl
+from skgmje.latent._polar_student_t import (
+    PolarStudentT,
+    student_t_log_prob,
+    surface_mass_bound,
+)
 from skgmje.latent._prediction import LatentPrediction
+from skgmje.latent._variational import (
+    SymmetricELBO,
+    evidence_bounds,
+    prior_divergence,
+)
 
 __all__ = [
     "ENTROPIES",
@@ -49,13 +59,19 @@ __all__ = [
     "Negentropy",
     "NeuralGas",
     "ParticleKernels",
+    "PolarStudentT",
     "StepwiseEM",
+    "SymmetricELBO",
     "VarianceCovariance",
     "Whitening",
     "contrastive_bound",
     "contrastive_mixture",
     "covariance",
+    "evidence_bounds",
     "log_det",
     "moment_kl",
     "pairwise_log_prob",
+    "prior_divergence",
+    "student_t_log_prob",
+    "surface_mass_bound",
 ]

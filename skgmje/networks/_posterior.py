@@ -1,0 +1,89 @@
+"""Networks that say how sure they are: a diagonal Gaussian over a latent variable."""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from skgmje.networks._mlp import linear
+
+# Smallest standard deviation, where the prior has one.
+SCALE_FLOOR = 1e-2
+
+
+class GaussianPosterior(NamedTuple):
+    """Representations and the diagonal Gaussians that are inferred from them."""
+
+    representation: Tensor
+    mean: Tensor
+    scale: Tensor
+    # Scale of the likelihood, which is that of the posterior where both are tied.
+    likelihood_scale: Tensor
+
+    def detach_representation(self) -> "GaussianPosterior":
+        """Stop gradients through the representation, but not through the others."""
+        return self._replace(representation=self.representation.detach())
+
+
+class PosteriorNetwork(nn.Module):
+    """Network followed by an inference head; its output is the posterior mean.
+
+    Parameters
+    ----------
+    network : nn.Module
+        Network from rows to representations.
+    width : int
+        Width of the representations, and of the latent variable.
+    hidden_layer_sizes : sequence of int, default=(64,)
+        Hidden layers of the head, with batch normalisation and rectifiers.
+    is_tied : bool, default=True
+        Whether the likelihood has the scale of the posterior.
+    generator : torch.Generator, optional
+        Source of the initial weights.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmje.networks import MLP, PosteriorNetwork
+    >>> network = PosteriorNetwork(MLP(4, 2, (8,)), 2)
+    >>> network.posterior(torch.zeros(5, 4)).scale.shape
+    torch.Size([5, 2])
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        width: int,
+        hidden_layer_sizes: Sequence[int] = (64,),
+        is_tied: bool = True,
+        generator: torch.Generator | None = None,
+    ):
+        super().__init__()
+        self.network, self.width, self.is_tied = network, width, is_tied
+        widths = [width, *hidden_layer_sizes]
+        layers: list[nn.Module] = []
+        for width_in, width_out in itertools.pairwise(widths):
+            layers += [
+                linear(width_in, width_out, generator),
+                nn.BatchNorm1d(width_out),
+                nn.ReLU(),
+            ]
+        n_outputs = (2 if is_tied else 3) * width
+        self.head = nn.Sequential(*layers, linear(widths[-1], n_outputs, generator))
+
+    def posterior(self, x: Tensor) -> GaussianPosterior:
+        """Return representations and posteriors of standardised rows."""
+        return self.infer(self.network(x))
+
+    def infer(self, representation: Tensor) -> GaussianPosterior:
+        """Return the posteriors of representations."""
+        mean, *scales = self.head(representation).split(self.width, dim=-1)
+        scales = [F.softplus(scale) + SCALE_FLOOR for scale in scales]
+        return GaussianPosterior(representation, mean, scales[0], scales[-1])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the posterior means of standardised rows."""
+        return self.posterior(x).mean
