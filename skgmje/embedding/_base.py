@@ -16,7 +16,8 @@ from skgmje._validation import Interval, StrOptions, fit_context
 from skgmje.embedding._construction import ConstructionMixin, Run
 from skgmje.embedding._decoding import DecodingMixin
 from skgmje.embedding._density import training_rate
-from skgmje.embedding._model import Encoders, JointModel, encode_views
+from skgmje.embedding._epochs import run_epochs
+from skgmje.embedding._model import Encoders, JointModel, encode, encode_views
 from skgmje.embedding._state import StateMixin, to_arrays, to_tensors
 from skgmje.io import SaveMixin
 from skgmje.networks import ACTIVATIONS, Encoder
@@ -141,7 +142,9 @@ class BaseJointEmbedder(
         attributes = self._final_attributes(run)
         if self.decoder is not None:
             encoder = attributes["encoder_"]
-            attributes["decoder_"] = self._fit_decoder(encoder, X, run.seed)
+            attributes["decoder_"] = self._fit_decoder(
+                encoder, encode(encoder, X), X, run.seed, self.batch_size
+            )
         self._set(attributes)
         context.call_on_fit_task_end(
             estimator=self, **data, reconstruction_attributes={}
@@ -251,16 +254,9 @@ class BaseJointEmbedder(
         trainer = self._make_trainer(run, self.max_iter, self.early_stopping)
         run.trainer = trainer
         with self._training_context(run):
-            while not trainer.done:
-                epoch = context.subcontext(task_name="epoch")
-                epoch.call_on_fit_task_begin(estimator=self, **data)
-                trainer.run_epoch()
-                if epoch.call_on_fit_task_end(
-                    estimator=self,
-                    **data,
-                    reconstruction_attributes=lambda: self._final_attributes(run),
-                ):
-                    break
+            run_epochs(
+                self, trainer, context, data, lambda: self._final_attributes(run)
+            )
             trainer.restore_best()
 
     @contextmanager

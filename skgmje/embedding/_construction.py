@@ -10,25 +10,23 @@ from sklearn.utils.validation import validate_data
 from torch import nn
 
 from skgmje._backend import (
-    as_numpy,
     as_tensor,
     private_torch_rng,
     resolve_device,
     resolve_random_state,
 )
-from skgmje._validation import check_image_shape
 from skgmje.embedding._density import check_enough_rows
+from skgmje.embedding._encoder_construction import (
+    EncoderConstructionMixin,
+    names_kept_on_error,
+)
 from skgmje.embedding._inference import InferenceMixin
 from skgmje.embedding._model import Encoders, JointModel
 from skgmje.embedding._state import to_tensors
-from skgmje.latent._moments import moments
-from skgmje.networks import Encoder
-from skgmje.networks._encoders import Whitening
 from skgmje.training import Trainer, Views
 from skgmje.views import AugmentedViews, PairedViews, resolve_target
 
 MAX_SEED = np.iinfo(np.int32).max
-_NAMES_OF_X = ("n_features_in_", "feature_names_in_")
 
 
 @dataclass
@@ -48,7 +46,7 @@ class Run:
         return self.model.generator.device
 
 
-class ConstructionMixin(InferenceMixin):
+class ConstructionMixin(EncoderConstructionMixin, InferenceMixin):
     """Validate views and build networks, for new data or from a fitted state."""
 
     # The kind of target encoder where y is the second view and none is asked for;
@@ -59,12 +57,7 @@ class ConstructionMixin(InferenceMixin):
     n_side_features = 0
 
     # Parameters of the estimator that this is mixed into, and its fitted state.
-    encoder: Any
     target_encoder: Any
-    embedding_dim: Any
-    hidden_layer_sizes: Any
-    activation: str
-    input_shape: Any = None
     target: str
     random_state: Any
     n_samples_seen_: int
@@ -113,8 +106,7 @@ class ConstructionMixin(InferenceMixin):
         self, X: Any, y: Any, target_view: Any, reset: bool
     ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
         columns = getattr(y if target_view is None else target_view, "columns", None)
-        before = {k: v for k, v in vars(self).items() if k in _NAMES_OF_X}
-        try:
+        with names_kept_on_error(self):
             X = validate_data(
                 self,
                 X,
@@ -123,12 +115,6 @@ class ConstructionMixin(InferenceMixin):
                 reset=reset,
             )
             return X, *self._validate_target(X, y, target_view, reset, columns)
-        except ValueError:
-            # A refused fit leaves a fitted estimator as it was.
-            for name in _NAMES_OF_X:
-                self.__dict__.pop(name, None)
-            self.__dict__.update(before)
-            raise
 
     def _validate_target(
         self, X: np.ndarray, y: Any, target_view: Any, reset: bool, columns: Any
@@ -241,55 +227,6 @@ class ConstructionMixin(InferenceMixin):
         if self.target_encoder is not None:
             return self.target_encoder
         return self._default_target_encoder or self.encoder
-
-    def _moments(
-        self, view: np.ndarray, is_image: bool
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Mean and standard deviation of each column, one if constant.
-
-        Pixels of a channel share theirs: alone, one that is almost always blank would
-        take huge values as soon as an augmentation moves something onto it.
-        """
-        rows = as_tensor(view, torch.device("cpu"))
-        if not is_image:
-            loc, scale = moments(rows)
-            return as_numpy(loc), as_numpy(scale)
-        n_channels = check_image_shape(self.input_shape, view.shape[1])[0]
-        channels = rows.reshape(len(rows), n_channels, -1).movedim(1, 2)
-        loc, scale = moments(channels.reshape(-1, n_channels))
-        n_pixels = channels.shape[1]
-        return (
-            as_numpy(loc.repeat_interleave(n_pixels)),
-            as_numpy(scale.repeat_interleave(n_pixels)),
-        )
-
-    def _make_encoder(
-        self,
-        kind: Any,
-        view: np.ndarray,
-        moments: tuple[np.ndarray, np.ndarray],
-        generator: torch.Generator,
-        device: torch.device,
-        n_side_features: int = 0,
-    ) -> Encoder:
-        mean, scale = (torch.tensor(moment) for moment in moments)
-        recipe = {
-            "encoder": kind,
-            "n_features_in": len(mean),
-            "embedding_dim": self.embedding_dim,
-            "hidden_layer_sizes": tuple(self.hidden_layer_sizes),
-            "activation": self.activation,
-            "input_shape": self.input_shape,
-            "n_side_features": n_side_features,
-        }
-        encoder = Encoder(recipe, mean, scale, generator)
-        encoder.network.float()
-        encoder.to(device)
-        for module in encoder.network.modules():
-            if isinstance(module, Whitening):
-                rows = encoder.standardise(as_tensor(view, device))
-                module.fit(rows[:, : len(module.matrix)])
-        return encoder
 
     def _make_views(
         self, X: np.ndarray, target: np.ndarray | None, encoders: Encoders

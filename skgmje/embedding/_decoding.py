@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from skgmje._backend import as_numpy, as_tensor, few_threads, resolve_device
 from skgmje.embedding._density import moments
-from skgmje.embedding._model import ENCODING_ROWS, encode
+from skgmje.embedding._model import ENCODING_ROWS
 from skgmje.networks import Decoder, Encoder
 from skgmje.training import Trainer
 from skgmje.views import PairedViews
@@ -37,7 +37,6 @@ class DecodingMixin:
     device: Any
     learning_rate_init: float
     weight_decay: float
-    batch_size: int
     max_iter: int
     tol: float
     n_iter_no_change: int
@@ -80,10 +79,11 @@ class DecodingMixin:
             ]
         return np.concatenate(parts).astype(Z.dtype, copy=False)
 
-    def _fit_decoder(self, encoder: Encoder, X: np.ndarray, seed: int) -> Decoder:
-        """Train a decoder on the embeddings of all rows, with nothing else trained."""
+    def _fit_decoder(
+        self, encoder: Encoder, z: Tensor, X: np.ndarray, seed: int, batch_size: int
+    ) -> Decoder:
+        """Train a decoder from the embeddings z of the rows of X, and nothing else."""
         device = encoder.mean.device
-        z = encode(encoder, X)
         recipe = {
             "decoder": self.decoder,
             "n_features_in": z.shape[1],
@@ -108,7 +108,7 @@ class DecodingMixin:
             torch.Generator(device=device).manual_seed(seed),
             learning_rate=self.learning_rate_init,
             weight_decay=self.weight_decay,
-            batch_size=self.batch_size,
+            batch_size=batch_size,
             max_iter=self.max_iter,
             tol=self.tol,
             n_iter_no_change=self.n_iter_no_change,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import skgmje
 from skgmje._backend import as_numpy, as_tensor
-from skgmje.latent import GaussianProcess, PolarStudentT
+from skgmje.latent import GaussianProcess, LinearGaussianStateSpace, PolarStudentT
 from skgmje.mixture import MultivariateNormalMixture
 from skgmje.networks import Decoder, Encoder, MixtureDensityHead, Predictor
 
@@ -48,6 +48,8 @@ class StateMixin:
                 parameters = value.parameters() | {"log_weights": value.log_weights}
                 del parameters["weights"]
                 state[name] = {"density": to_arrays(parameters)}
+            elif isinstance(value, LinearGaussianStateSpace):
+                state[name] = {"state_space": to_arrays(value.parameters())}
         return state | {
             "_state_version": STATE_VERSION,
             "_skgmje_version": skgmje.__version__,
@@ -73,7 +75,12 @@ class StateMixin:
                 state[name] = MultivariateNormalMixture.from_log_weights(
                     **to_tensors(value["density"], torch.device("cpu"))
                 )
-        if "encoder_" in state:
+            elif isinstance(value, dict) and "state_space" in value:
+                state[name] = LinearGaussianStateSpace(
+                    **to_tensors(value["state_space"], torch.device("cpu")),
+                    validate_args=False,
+                )
+        if "encoder_" in state and "target_encoder" in state:
             state.setdefault("target_encoder_", state["encoder_"])
         super().__setstate__(state)  # type: ignore[misc]
 

@@ -23,6 +23,9 @@ from skgmje.latent._gaussian import GaussianMutualInformation
 from skgmje.latent._gaussian_process import GaussianProcess
 from skgmje.latent._information import contrastive_bound, pairwise_log_prob
 from skgmje.latent._joint_mixture import LIKELIHOODS, JointMixture
+from skgmje.latent._kalman_filter import FilterResult, filter_step, kalman_filter
+from skgmje.latent._kalman_prediction import KalmanPrediction
+from skgmje.latent._kalman_smoother import kalman_smoother
 from skgmje.latent._likelihood import GaussianLikelihood
 from skgmje.latent._marginals import LearnedGaussian
 from skgmje.latent._moments import covariance, log_det, moment_kl
@@ -32,6 +35,7 @@ from skgmje.latent._polar_student_t import (
     surface_mass_bound,
 )
 from skgmje.latent._prediction import LatentPrediction
+from skgmje.latent._state_space import GaussianState, LinearGaussianStateSpace
 from skgmje.latent._variational import (
     SymmetricELBO,
     evidence_bounds,
@@ -46,13 +50,17 @@ __all__ = [
     "ConditionalMixture",
     "Entropy",
     "EntropySum",
+    "FilterResult",
     "GaussianLikelihood",
     "GaussianMutualInformation",
     "GaussianProcess",
+    "GaussianState",
     "InfoNCE",
     "JointMixture",
+    "KalmanPrediction",
     "LatentPrediction",
     "LearnedGaussian",
+    "LinearGaussianStateSpace",
     "LogDet",
     "MomentKL",
     "NearestNeighbour",
@@ -68,6 +76,9 @@ __all__ = [
     "contrastive_mixture",
     "covariance",
     "evidence_bounds",
+    "filter_step",
+    "kalman_filter",
+    "kalman_smoother",
     "log_det",
     "moment_kl",
     "pairwise_log_prob",

@@ -56,9 +56,10 @@ def log_det(matrix: Tensor) -> Tensor:
 
 
 def cholesky(matrix: Tensor) -> Tensor:
-    """Cholesky factor, all NaN if the matrix is not positive definite."""
+    """Cholesky factors, all NaN where a matrix is not positive definite."""
     factor, info = torch.linalg.cholesky_ex(matrix)
-    return torch.where(info == 0, factor, torch.full_like(factor, torch.nan))
+    is_positive = (info == 0)[..., None, None]
+    return torch.where(is_positive, factor, torch.full_like(factor, torch.nan))
 
 
 def whiten(centred: Tensor, covariance: Tensor) -> Tensor:

@@ -168,9 +168,7 @@ class PolarStudentT(nn.Module):
             for vector in (representation, latent)
         )
         length, centre = (length.log() for length in lengths)
-        return student_t_log_prob(
-            length - centre, self.log_radial_scale.exp(), self.df
-        )
+        return student_t_log_prob(length - centre, self.log_radial_scale.exp(), self.df)
 
     def log_mass_bound(self, scale: Tensor) -> Tensor:
         r"""Upper bound of the logarithm of the directional factor's mass.

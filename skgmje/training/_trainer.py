@@ -61,7 +61,8 @@ class Trainer:
     ----------
     model : nn.Module
         Returns the loss of a batch of both views. Its ``begin_epoch(views, rows)`` is
-        called before every epoch with the rows that are trained on.
+        called before every epoch with the rows that are trained on. A module in it that
+        has a ``learning_rate_factor`` takes steps of that many times the step size.
     views : Views
         The data, on the model's device.
     generator : torch.Generator
@@ -129,9 +130,8 @@ class Trainer:
         if validation_rows is not None:
             rows = rows[~torch.isin(rows, validation_rows)]
         self.training_rows = rows
-        weights = [weight for weight in model.parameters() if weight.requires_grad]
         self.optimizer = torch.optim.AdamW(
-            weights, lr=learning_rate, weight_decay=weight_decay, fused=True
+            _parameter_groups(model, learning_rate, weight_decay), fused=True
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._cosine)
         self.history = TrainingHistory(
@@ -247,3 +247,27 @@ class Trainer:
 
     def _snapshot(self) -> dict[str, Any]:
         return copy.deepcopy(self.model.state_dict())
+
+
+def _parameter_groups(
+    model: nn.Module, learning_rate: float, weight_decay: float
+) -> list[dict[str, Any]]:
+    """Group the weights by the factor that the innermost module asks for."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    seen: set[nn.Parameter] = set()
+
+    def visit(module: nn.Module, factor: float) -> None:
+        factor = getattr(module, "learning_rate_factor", factor)
+        for weight in module.parameters(recurse=False):
+            if weight.requires_grad and weight not in seen:
+                seen.add(weight)
+                groups.setdefault(factor, []).append(weight)
+        for child in module.children():
+            visit(child, factor)
+
+    visit(model, 1.0)
+    # Decoupled decay is a share of the step size, and should not grow with it.
+    return [
+        {"params": weights, "lr": learning_rate * f, "weight_decay": weight_decay / f}
+        for f, weights in groups.items()
+    ]

@@ -3,6 +3,7 @@
 from skgmje.views._augmentation import AUGMENTATIONS, corrupt, jitter
 from skgmje.views._images import ImageAugmentation
 from skgmje.views._resolve import resolve_target
+from skgmje.views._sequences import SequenceViews
 from skgmje.views._views import AugmentedViews, PairedViews
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "AugmentedViews",
     "ImageAugmentation",
     "PairedViews",
+    "SequenceViews",
     "corrupt",
     "jitter",
     "resolve_target",

@@ -1,0 +1,174 @@
+"""What a user calls sequences, as rows one after the other and back."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.utils import check_consistent_length, column_or_1d
+from sklearn.utils.validation import validate_data
+from torch import Tensor
+
+from skgmje._backend import as_tensor
+from skgmje.views import SequenceViews
+
+
+@dataclass
+class Sequences:
+    """Steps of all sequences, one sequence after the other.
+
+    Attributes
+    ----------
+    rows : ndarray of shape (n_rows, n_features)
+        The steps; a missing one is all NaN.
+    lengths : ndarray of int64 of shape (n_sequences,)
+        Number of steps of each sequence.
+    shape : tuple of int or None
+        Numbers of sequences and of steps of a three-dimensional array.
+    order : ndarray of int64 or None
+        Where each step stands among the rows of the user, if not here.
+    """
+
+    rows: np.ndarray
+    lengths: np.ndarray
+    shape: tuple[int, int] | None = None
+    order: np.ndarray | None = None
+
+    @property
+    def observed(self) -> np.ndarray:
+        """Which steps are there."""
+        return ~np.isnan(self.rows[:, 0])
+
+    def views(self, rows: Tensor) -> SequenceViews:
+        """Serve what belongs to the steps in padded batches."""
+        device = rows.device
+        return SequenceViews(
+            rows,
+            torch.as_tensor(self.lengths, device=device),
+            torch.as_tensor(self.observed, device=device),
+        )
+
+    def as_given(self, steps: np.ndarray) -> np.ndarray:
+        """Lay out what belongs to the steps as the user gave them."""
+        if self.shape is not None:
+            return steps.reshape(*self.shape, *steps.shape[1:])
+        if self.order is None:
+            return steps
+        given = np.empty_like(steps)
+        given[self.order] = steps
+        return given
+
+
+def pad(values: Tensor, views: SequenceViews) -> Tensor:
+    """Bring what belongs to the steps to the shape (n_sequences, n_steps, ...)."""
+    everything = torch.arange(len(views), device=values.device)
+    index, _ = views.index(everything)
+    return values[index]
+
+
+def unpad(padded: Tensor, views: SequenceViews) -> Tensor:
+    """Undo `pad`: one row for every step."""
+    everything = torch.arange(len(views), device=padded.device)
+    _, inside = views.index(everything)
+    return padded[inside]
+
+
+def read_sequences(estimator: Any, X: Any, groups: Any, reset: bool) -> Sequences:
+    """Validate sequences in any of their forms.
+
+    Parameters
+    ----------
+    estimator : estimator
+        For whom; it is given the number and the names of the columns if `reset`.
+    X : array-like
+        A three-dimensional array, a list of two-dimensional ones, or rows.
+    groups : array-like of shape (n_rows,) or None
+        The sequence that each row belongs to, whose rows are in the order of time.
+        Without them each row is a sequence of its own.
+    reset : bool
+        Whether this is a fit.
+
+    Returns
+    -------
+    sequences : Sequences
+        The steps.
+
+    Raises
+    ------
+    ValueError
+        If X has another form, if a row holds NaN in part, or if groups are given to
+        what is in sequences already.
+    """
+    shape, lengths, order = None, None, None
+    if isinstance(X, (list, tuple)) and len(X) and np.ndim(X[0]) == 2:
+        X = [np.asarray(part) for part in X]
+        _check_parts(X)
+        lengths = np.array([len(part) for part in X])
+        X = np.concatenate(X)
+    elif getattr(X, "ndim", 2) == 3:
+        X = np.asarray(X)
+        shape = X.shape[:2]
+        if 0 in shape:
+            raise ValueError(
+                f"X has the shape {X.shape}; every sequence needs at least one step."
+            )
+        lengths = np.full(shape[0], shape[1])
+        X = X.reshape(-1, X.shape[2])
+    if lengths is not None and groups is not None:
+        raise ValueError(
+            "groups says which rows of a table are a sequence, but X is in sequences "
+            "already; leave groups out."
+        )
+    X = validate_data(
+        estimator,
+        X,
+        dtype=[np.float64, np.float32],
+        ensure_all_finite="allow-nan",
+        ensure_min_samples=2 if reset else 1,
+        reset=reset,
+    )
+    _check_missing(X, reset)
+    if groups is not None:
+        order, lengths = _order_of_groups(groups, X)
+        X = X[order]
+    elif lengths is None:
+        lengths = np.ones(len(X), dtype=np.int64)
+    return Sequences(X, lengths.astype(np.int64), shape, order)
+
+
+def _check_parts(parts: list[np.ndarray]) -> None:
+    if any(part.ndim != 2 or len(part) == 0 for part in parts):
+        raise ValueError(
+            "A list of sequences must hold arrays of shape (n_steps, n_features) with "
+            "at least one step each."
+        )
+    widths = sorted({part.shape[1] for part in parts})
+    if len(widths) > 1:
+        raise ValueError(
+            f"All sequences must have the same number of columns; got {widths}."
+        )
+
+
+def _check_missing(rows: np.ndarray, is_fit: bool) -> None:
+    missing = np.isnan(rows)
+    partly = missing.any(axis=1) & ~missing.all(axis=1)
+    if partly.any():
+        raise ValueError(
+            f"Input X contains NaN in a part of row {int(np.flatnonzero(partly)[0])}. "
+            "A missing step is a row that is all NaN; fill single values, or set the "
+            "whole row to NaN."
+        )
+    if is_fit and missing.all():
+        raise ValueError("Input X contains NaN only: no step was observed.")
+
+
+def _order_of_groups(groups: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    groups = column_or_1d(groups)
+    check_consistent_length(rows, groups)
+    _, sequence, lengths = np.unique(groups, return_inverse=True, return_counts=True)
+    return np.argsort(sequence, kind="stable"), lengths
+
+
+def rows_of(sequences: Sequences, device: torch.device) -> Tensor:
+    """Return the steps as a tensor in float64."""
+    return as_tensor(sequences.rows, device)
