@@ -216,6 +216,7 @@ ESTIMATORS = [
     "GrowingNeuralGas",
     "JEPAEmbedder",
     "MDNEmbedder",
+    "VJEEmbedder",
     "ParticleBank",
 ]
 

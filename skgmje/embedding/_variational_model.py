@@ -1,5 +1,7 @@
 """The training of a variational joint embedding: posteriors in place of embeddings."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -15,7 +17,7 @@ class VariationalModel(JointModel):
         """Set the mode; a frozen network before a head stays in evaluation mode."""
         super().train(mode)
         for encoder in self.encoders:
-            network = encoder.network.network
+            network: Any = encoder.network.network
             if not any(weight.requires_grad for weight in network.parameters()):
                 network.eval()
         return self
@@ -34,5 +36,5 @@ class VariationalModel(JointModel):
 
 
 def _posterior(encoder: Encoder, rows: Tensor) -> GaussianPosterior:
-    network = encoder.network
+    network: Any = encoder.network
     return network.infer(encode_batch(network.network, rows))

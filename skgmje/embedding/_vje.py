@@ -78,9 +78,9 @@ class VJEEmbedder(JointDensityEmbedder):
         both standardised by the moments of X.
     hidden_layer_sizes : array-like of int, default=(128, 128)
         Hidden layers of ``'mlp'`` encoders.
-    head_hidden_layer_sizes : array-like of int, default=(64,)
+    head_hidden_layer_sizes : array-like of int, default=(64, 64)
         Hidden layers of the inference head, with batch normalisation.
-    activation : str, default='relu'
+    activation : str, default='tanh'
         Activation of the layers before the last: ``'relu'``, ``'tanh'``, ``'silu'``,
         ``'gelu'``, ``'logistic'`` or ``'identity'``.
     input_shape : tuple of int or None, default=None
@@ -112,24 +112,25 @@ class VJEEmbedder(JointDensityEmbedder):
         Weight of the factor of the lengths.
     beta : float, default=1.0
         Weight of the divergence of the posteriors from the prior.
-    n_warmup : int, default=10
+    n_warmup : int, default=0
         Epochs over which `beta` grows from zero.
     target_stop_gradient : bool, default=True
         Whether gradients stop at the representation that is explained. Without this
         representations tend to collapse to one direction.
-    novelty : {'density', 'directional', 'elbo', 'evidence', 'scale', 'divergence'}, \
-default='density'
+    novelty : str, default='density'
         What `score_samples` returns for rows without a target; all are high for rows
-        like those of the fit. The log-density of the posterior mean; the expected
-        log-likelihood of the row's own direction; the evidence lower bound, or the
-        importance-weighted one, of the row given itself; minus the log-scale of the
-        posterior; minus its divergence from the prior.
+        like those of the fit. ``'density'``: the log-density of the posterior mean;
+        ``'directional'``: the expected log-likelihood of the row's own direction;
+        ``'elbo'`` or ``'evidence'``: the evidence lower bound, or the
+        importance-weighted one, of the row given itself; ``'scale'``: minus the
+        log-scale of the posterior; ``'divergence'``: minus its divergence from the
+        prior.
     reg_covar : float, default=1e-6
         Added to the diagonal of the covariances of the fitted density, in units of the
         variances of the embeddings.
     learning_rate_init : float, default=3e-3
         First step size of AdamW; it falls to zero along a half cosine.
-    weight_decay : float, default=1e-2
+    weight_decay : float, default=1e-4
         Decoupled weight decay.
     batch_size : int, default=256
         Samples in a batch. Batches are of nearly equal size.
@@ -137,8 +138,9 @@ default='density'
         Largest number of epochs.
     tol : float, default=1e-4
         Smallest improvement of the loss, in nats, that counts.
-    n_iter_no_change : int, default=20
-        Epochs without improvement after which training ends.
+    n_iter_no_change : int, default=100
+        Epochs without improvement after which training ends. The target of the loss
+        moves, so that it may rise while the embeddings get better.
     early_stopping : bool, default=False
         Whether to keep rows out of training, watch the loss on them, and restore the
         weights that were best.
@@ -213,7 +215,7 @@ default='density'
     _parameter_constraints: dict = {  # noqa: RUF012
         **JointDensityEmbedder._parameter_constraints,
         "head_hidden_layer_sizes": ["array-like"],
-        "df": [Interval(Real, 0, None, closed="neither")],
+        "df": [Interval(Real, 0, None, closed="right")],
         "likelihood": [StrOptions({"feature_wise", "multivariate"})],
         "tied_scale": ["boolean"],
         "radial_weight": [Interval(Real, 0, None, closed="left")],
@@ -231,8 +233,8 @@ default='density'
         encoder="mlp",
         target_encoder=None,
         hidden_layer_sizes=(128, 128),
-        head_hidden_layer_sizes=(64,),
-        activation="relu",
+        head_hidden_layer_sizes=(64, 64),
+        activation="tanh",
         input_shape=None,
         decoder=None,
         target="auto",
@@ -242,16 +244,16 @@ default='density'
         tied_scale=True,
         radial_weight=0.1,
         beta=1.0,
-        n_warmup=10,
+        n_warmup=0,
         target_stop_gradient=True,
         novelty="density",
         reg_covar=1e-6,
         learning_rate_init=3e-3,
-        weight_decay=1e-2,
+        weight_decay=1e-4,
         batch_size=256,
         max_iter=100,
         tol=1e-4,
-        n_iter_no_change=20,
+        n_iter_no_change=100,
         early_stopping=False,
         validation_fraction=0.1,
         random_state=None,
@@ -291,12 +293,9 @@ default='density'
 
     # -------------------------------------------------------------------- the model
 
-    def _make_encoder(
-        self, kind, view, moments, generator, device, n_side_features=0
-    ) -> Encoder:
-        encoder = super()._make_encoder(
-            kind, view, moments, generator, device, n_side_features
-        )
+    def _make_encoder(self, *arguments: Any, **options: Any) -> Encoder:
+        encoder = super()._make_encoder(*arguments, **options)
+        generator = arguments[3]
         sizes = tuple(self.head_hidden_layer_sizes)
         encoder.add_posterior_head(sizes, self.tied_scale, generator)
         return encoder
@@ -430,8 +429,8 @@ default='density'
 
 @torch.no_grad()
 def _posterior(encoder: Encoder, X: np.ndarray) -> GaussianPosterior:
-    rows = encoder.standardise(as_tensor(X, encoder.mean.device))
-    return encoder.network.posterior(rows)
+    network: Any = encoder.network
+    return network.posterior(encoder.standardise(as_tensor(X, encoder.mean.device)))
 
 
 def _fitted(model: JointModel) -> dict[str, Any]:

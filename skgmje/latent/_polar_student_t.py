@@ -145,8 +145,8 @@ class PolarStudentT(nn.Module):
         Returns
         -------
         log_prob : tensor of shape (\*batch,)
-            In nats, of the direction on the sphere of radius sqrt(d) and, `radial_weight`
-            times, of the logarithm of the length.
+            In nats, of the direction on the sphere of radius sqrt(d) and, times
+            `radial_weight`, of the logarithm of the length.
         """
         log_prob = self.directional_log_prob(representation, latent, scale)
         if not self.radial_weight:
@@ -213,6 +213,12 @@ def surface_mass_bound(n_features: int, df: float, feature_wise: bool) -> float:
     -------
     bound : float
         Divided by the smallest scale, this bounds the mass for any scales.
+
+    Examples
+    --------
+    >>> from skgmje.latent import surface_mass_bound
+    >>> round(surface_mass_bound(2, float("inf"), feature_wise=False), 4)
+    0.6065
     """
     chi = float(stats.chi(n_features).pdf(math.sqrt(n_features - 1)))
     if math.isinf(df):

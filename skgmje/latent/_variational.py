@@ -28,7 +28,7 @@ class SymmetricELBO(nn.Module):
         Density of a representation given a latent vector.
     beta : float, default=1.0
         Weight of the divergence from the prior.
-    n_warmup : int, default=10
+    n_warmup : int, default=0
         Epochs over which `beta` grows from zero.
     target_stop_gradient : bool, default=True
         Whether gradients stop at the representation that is explained.
@@ -55,7 +55,7 @@ class SymmetricELBO(nn.Module):
         self,
         likelihood: PolarStudentT,
         beta: float = 1.0,
-        n_warmup: int = 10,
+        n_warmup: int = 0,
         target_stop_gradient: bool = True,
     ):
         super().__init__()
@@ -102,7 +102,27 @@ class SymmetricELBO(nn.Module):
 
 
 def prior_divergence(view: GaussianPosterior) -> Tensor:
-    """Kullback-Leibler divergence of posteriors from a standard normal, in nats."""
+    """Kullback-Leibler divergence of posteriors from a standard normal.
+
+    Parameters
+    ----------
+    view : GaussianPosterior
+        Posteriors of shape (n_samples, d).
+
+    Returns
+    -------
+    divergence : tensor of shape (n_samples,)
+        In nats.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmje.latent import prior_divergence
+    >>> from skgmje.networks import GaussianPosterior
+    >>> one = torch.ones(3, 2)
+    >>> prior_divergence(GaussianPosterior(one, one, one, one))
+    tensor([1., 1., 1.])
+    """
     return kl_divergence(_normal(view.mean, view.scale), _prior(view))
 
 
@@ -133,6 +153,17 @@ def evidence_bounds(
     elbo, importance_weighted : tensor of shape (n_samples,)
         In nats. Both are of a sub-density: of the likelihood divided by
         ``exp(likelihood.log_mass_bound(scale))``.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmje.latent import PolarStudentT, evidence_bounds
+    >>> from skgmje.networks import GaussianPosterior
+    >>> one = torch.ones(3, 2)
+    >>> view, noise = GaussianPosterior(one, one, one, one), torch.randn(16, 1, 2)
+    >>> elbo, weighted = evidence_bounds(PolarStudentT(), view, view, noise)
+    >>> elbo.shape, weighted.shape
+    (torch.Size([3]), torch.Size([3]))
     """
     latent = view.mean + view.scale * noise
     log_prob = likelihood.log_prob(other.representation, latent, view.likelihood_scale)

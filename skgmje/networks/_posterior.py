@@ -15,12 +15,29 @@ SCALE_FLOOR = 1e-2
 
 
 class GaussianPosterior(NamedTuple):
-    """Representations and the diagonal Gaussians that are inferred from them."""
+    """Representations and the diagonal Gaussians that are inferred from them.
+
+    Attributes
+    ----------
+    representation : tensor of shape (n_samples, width)
+        What the Gaussians are inferred from.
+    mean, scale : tensor of shape (n_samples, width)
+        Means and standard deviations.
+    likelihood_scale : tensor of shape (n_samples, width)
+        Scale of the likelihood, which is that of the posterior where both are tied.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmje.networks import GaussianPosterior
+    >>> one = torch.ones(5, 2)
+    >>> GaussianPosterior(one, 0 * one, one, one).detach_representation().scale.shape
+    torch.Size([5, 2])
+    """
 
     representation: Tensor
     mean: Tensor
     scale: Tensor
-    # Scale of the likelihood, which is that of the posterior where both are tied.
     likelihood_scale: Tensor
 
     def detach_representation(self) -> "GaussianPosterior":
@@ -28,8 +45,17 @@ class GaussianPosterior(NamedTuple):
         return self._replace(representation=self.representation.detach())
 
 
+class InferenceHead(nn.Sequential):
+    """Layers that follow the representations, and not these them."""
+
+    learning_rate_factor = 10.0
+
+
 class PosteriorNetwork(nn.Module):
     """Network followed by an inference head; its output is the posterior mean.
+
+    Representations are standardised outputs of the network. Steps of the head are ten
+    times as large as others.
 
     Parameters
     ----------
@@ -62,7 +88,10 @@ class PosteriorNetwork(nn.Module):
         generator: torch.Generator | None = None,
     ):
         super().__init__()
-        self.network, self.width, self.is_tied = network, width, is_tied
+        # Without a common centre all directions may become one.
+        standardise = nn.BatchNorm1d(width, affine=False)
+        self.network, self.standardise = network, standardise
+        self.width, self.is_tied = width, is_tied
         widths = [width, *hidden_layer_sizes]
         layers: list[nn.Module] = []
         for width_in, width_out in itertools.pairwise(widths):
@@ -72,14 +101,15 @@ class PosteriorNetwork(nn.Module):
                 nn.ReLU(),
             ]
         n_outputs = (2 if is_tied else 3) * width
-        self.head = nn.Sequential(*layers, linear(widths[-1], n_outputs, generator))
+        self.head = InferenceHead(*layers, linear(widths[-1], n_outputs, generator))
 
     def posterior(self, x: Tensor) -> GaussianPosterior:
         """Return representations and posteriors of standardised rows."""
         return self.infer(self.network(x))
 
-    def infer(self, representation: Tensor) -> GaussianPosterior:
-        """Return the posteriors of representations."""
+    def infer(self, output: Tensor) -> GaussianPosterior:
+        """Return representations and posteriors from outputs of the network."""
+        representation = self.standardise(output)
         mean, *scales = self.head(representation).split(self.width, dim=-1)
         scales = [F.softplus(scale) + SCALE_FLOOR for scale in scales]
         return GaussianPosterior(representation, mean, scales[0], scales[-1])

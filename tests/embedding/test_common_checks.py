@@ -16,6 +16,7 @@ from skgmje import (
     GMJEEmbedder,
     JEPAEmbedder,
     MDNEmbedder,
+    VJEEmbedder,
 )
 from skgmje.mixture import GaussianMixture, ParticleBank
 
@@ -39,6 +40,11 @@ FACTORS = {
     },
     GaussianProcessEmbedder: {"target": COMMON["target"], "n_points": (20,)},
     JEPAEmbedder: {"target": COMMON["target"], "target_encoder": ("mlp",)},
+    VJEEmbedder: {
+        "target": COMMON["target"],
+        "likelihood": ("feature_wise", "multivariate"),
+        "novelty": ("density", "elbo"),
+    },
     MDNEmbedder: COMMON
     | {
         "n_components": (1, 3),
