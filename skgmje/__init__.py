@@ -19,6 +19,7 @@ _HOMES = {
     "LinearContrastive": "skgmje.embedding",
     "MDNEmbedder": "skgmje.embedding",
     "OutlierDetector": "skgmje.embedding",
+    "VJEEmbedder": "skgmje.embedding",
     "GaussianMixture": "skgmje.mixture",
     "GrowingNeuralGas": "skgmje.mixture",
     "MultivariateNormalMixture": "skgmje.mixture",
@@ -55,6 +56,7 @@ __all__ = [
     "MultivariateNormalMixture",
     "OutlierDetector",
     "ParticleBank",
+    "VJEEmbedder",
     "__version__",
     "load",
 ]

@@ -31,6 +31,7 @@ _LOADABLE = (
     "MDNEmbedder",
     "OutlierDetector",
     "ParticleBank",
+    "VJEEmbedder",
 )
 # Objects that parameters may hold, and where their classes live.
 _PARTS = {"ImageAugmentation": "skgmje.views"}

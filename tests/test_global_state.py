@@ -19,6 +19,7 @@ from skgmje import (
     LinearContrastive,
     MDNEmbedder,
     ParticleBank,
+    VJEEmbedder,
     load,
 )
 from skgmje.datasets import make_branches, make_curves, make_inverse
@@ -31,6 +32,7 @@ ESTIMATORS = {
     "gmje": GMJEEmbedder(2, embedding_dim=2, **FAST),
     "jepa": JEPAEmbedder(embedding_dim=2, **FAST),
     "mdn": MDNEmbedder(2, embedding_dim=2, **FAST),
+    "vje": VJEEmbedder(embedding_dim=2, **FAST),
 }
 each_estimator = pytest.mark.parametrize("name", ESTIMATORS)
 each_seed = pytest.mark.parametrize("random_state", [None, 0])

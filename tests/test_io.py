@@ -24,6 +24,7 @@ from skgmje import (
     GMJEEmbedder,
     JEPAEmbedder,
     MDNEmbedder,
+    VJEEmbedder,
 )
 
 FAST = {"max_iter": 4, "batch_size": 64, "hidden_layer_sizes": (16,), "random_state": 0}
@@ -40,6 +41,7 @@ ESTIMATORS = {
     "inducing points": GaussianProcessEmbedder(n_points=50, random_state=0),
     "jepa": JEPAEmbedder(**FAST, **LEARNED),
     "mdn": MDNEmbedder(3, **FAST),
+    "vje": VJEEmbedder(**FAST),
     "mdn full": MDNEmbedder(3, **FAST, **LEARNED, covariance_type="full"),
 }
 each_estimator = pytest.mark.parametrize("name", ESTIMATORS)

@@ -220,6 +220,7 @@ ESTIMATORS = [
     "LinearContrastive",
     "MDNEmbedder",
     "OutlierDetector",
+    "VJEEmbedder",
     "ParticleBank",
 ]
 

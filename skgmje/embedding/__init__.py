@@ -10,6 +10,7 @@ from skgmje.embedding._kalman import KalmanEmbedder
 from skgmje.embedding._linear_contrastive import LinearContrastive
 from skgmje.embedding._mdn import MDNEmbedder
 from skgmje.embedding._outlier_detector import OutlierDetector
+from skgmje.embedding._vje import VJEEmbedder
 
 __all__ = [
     "ContrastiveEmbedder",
@@ -22,4 +23,5 @@ __all__ = [
     "LinearContrastive",
     "MDNEmbedder",
     "OutlierDetector",
+    "VJEEmbedder",
 ]

@@ -79,7 +79,7 @@ def encode_views(
     return z_c, z_t
 
 
-def _encode_batch(network: nn.Module, rows: Tensor) -> Tensor:
+def encode_batch(network: nn.Module, rows: Tensor) -> Tensor:
     """Encode standardised rows in training; our convolutions bear rough products."""
     if not isinstance(network, ConvEncoder):
         return network(rows)
@@ -145,8 +145,8 @@ class JointModel(nn.Module):
     def embed(self, context: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """Encode standardised views."""
         return (
-            _encode_batch(self.encoder.network, context),
-            _encode_batch(self.target_encoder.network, target),
+            encode_batch(self.encoder.network, context),
+            encode_batch(self.target_encoder.network, target),
         )
 
     def forward(self, context: Tensor, target: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from skgmje.embedding._model import ENCODING_ROWS, _encode_batch
+from skgmje.embedding._model import ENCODING_ROWS, encode_batch
 from skgmje.latent import KalmanPrediction, LinearGaussianStateSpace
 from skgmje.networks import Encoder
 from skgmje.training import Views
@@ -51,10 +51,10 @@ class SequenceModel(nn.Module):
     def forward(self, steps: Tensor, observed: Tensor) -> Tensor:
         """Return the loss in nats a step, of standardised and padded steps."""
         rows = steps[observed]
-        z = _scatter(_encode_batch(self.encoder.network, rows), observed)
+        z = _scatter(encode_batch(self.encoder.network, rows), observed)
         if self.noise_encoder is None:
             return self.latent(z, observed)
-        variance = positive(_encode_batch(self.noise_encoder.network, rows))
+        variance = positive(encode_batch(self.noise_encoder.network, rows))
         # What is missing has some noise too, which counts for nothing.
         filled = torch.where(observed[..., None], _scatter(variance, observed), 1.0)
         return self.latent(z, observed, filled)

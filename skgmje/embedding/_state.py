@@ -10,7 +10,7 @@ from torch import Tensor
 
 import skgmje
 from skgmje._backend import as_numpy, as_tensor
-from skgmje.latent import GaussianProcess, LinearGaussianStateSpace
+from skgmje.latent import GaussianProcess, LinearGaussianStateSpace, PolarStudentT
 from skgmje.mixture import MultivariateNormalMixture
 from skgmje.networks import Decoder, Encoder, MixtureDensityHead, Predictor
 
@@ -18,7 +18,14 @@ STATE_VERSION = 1
 # Modules that are built again from their recipes.
 _MODULES: dict[str, Any] = {
     module.__name__: module
-    for module in (Decoder, Encoder, GaussianProcess, MixtureDensityHead, Predictor)
+    for module in (
+        Decoder,
+        Encoder,
+        GaussianProcess,
+        MixtureDensityHead,
+        PolarStudentT,
+        Predictor,
+    )
 }
 
 

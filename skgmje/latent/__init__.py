@@ -36,9 +36,19 @@ from skgmje.latent._matching import (
     JointMatching,
 )
 from skgmje.latent._moments import covariance, log_det, moment_kl
+from skgmje.latent._polar_student_t import (
+    PolarStudentT,
+    student_t_log_prob,
+    surface_mass_bound,
+)
 from skgmje.latent._prediction import LatentPrediction
 from skgmje.latent._state_space import GaussianState, LinearGaussianStateSpace
 from skgmje.latent._tilting import TILTINGS, Tilting, tilted_mixture
+from skgmje.latent._variational import (
+    SymmetricELBO,
+    evidence_bounds,
+    prior_divergence,
+)
 
 __all__ = [
     "ENTROPIES",
@@ -70,13 +80,16 @@ __all__ = [
     "Negentropy",
     "NeuralGas",
     "ParticleKernels",
+    "PolarStudentT",
     "StepwiseEM",
+    "SymmetricELBO",
     "Tilting",
     "VarianceCovariance",
     "Whitening",
     "contrastive_bound",
     "contrastive_mixture",
     "covariance",
+    "evidence_bounds",
     "filter_step",
     "kalman_filter",
     "kalman_smoother",
@@ -84,5 +97,8 @@ __all__ = [
     "moment_kl",
     "pair_log_sum_exp",
     "pairwise_log_prob",
+    "prior_divergence",
+    "student_t_log_prob",
+    "surface_mass_bound",
     "tilted_mixture",
 ]

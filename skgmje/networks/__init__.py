@@ -5,6 +5,7 @@ from skgmje.networks._decoders import Decoder
 from skgmje.networks._encoders import Encoder, make_network
 from skgmje.networks._heads import MixtureDensityHead, Predictor
 from skgmje.networks._mlp import ACTIVATIONS, MLP
+from skgmje.networks._posterior import GaussianPosterior, PosteriorNetwork
 
 __all__ = [
     "ACTIVATIONS",
@@ -13,7 +14,9 @@ __all__ = [
     "ConvEncoder",
     "Decoder",
     "Encoder",
+    "GaussianPosterior",
     "MixtureDensityHead",
+    "PosteriorNetwork",
     "Predictor",
     "make_network",
 ]

@@ -11,9 +11,12 @@ from torch.nn import functional as F
 from skgmje._validation import check_image_shape
 from skgmje.networks._conv import ConvEncoder
 from skgmje.networks._mlp import MLP, linear
+from skgmje.networks._posterior import PosteriorNetwork
 
 # Variance, in that of a standardised feature, below which a direction is damped.
 WHITENING_FLOOR = 1e-4
+# Parts of a recipe that come after the network.
+ADDED_LATER = {"on_sphere", "posterior_head"}
 
 
 class Encoder(nn.Module):
@@ -24,8 +27,9 @@ class Encoder(nn.Module):
     recipe : dict
         Arguments of :func:`make_network`: ``encoder``, ``n_features_in``,
         ``embedding_dim``, ``hidden_layer_sizes`` and ``activation``. Where there are
-        any, ``n_side_features`` and, for images, ``input_shape``; and ``on_sphere``,
-        whether embeddings are scaled to unit length.
+        any, ``n_side_features`` and, for images, ``input_shape``; ``on_sphere``,
+        whether embeddings are scaled to unit length; and ``posterior_head``, the
+        arguments of `add_posterior_head`.
     mean, scale : tensor of shape (n_features,)
         Mean and standard deviation of the view, in its own units.
     generator : torch.Generator, optional
@@ -56,12 +60,15 @@ class Encoder(nn.Module):
         super().__init__()
         self.recipe = dict(recipe)
         on_sphere = recipe.get("on_sphere", False)
-        recipe = {k: v for k, v in recipe.items() if k != "on_sphere"}
+        head = recipe.get("posterior_head")
+        recipe = {k: v for k, v in recipe.items() if k not in ADDED_LATER}
         self.network = make_network(**recipe, generator=generator)
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
         if on_sphere:
             self.put_on_sphere()
+        if head is not None:
+            self.add_posterior_head(**head, generator=generator)
 
     @property
     def is_identity(self) -> bool:
@@ -85,6 +92,22 @@ class Encoder(nn.Module):
             width, affine=False, device=self.mean.device, dtype=torch.float32
         )
         self.network = nn.Sequential(self.network, standardise, UnitSphere())
+
+    def add_posterior_head(
+        self,
+        hidden_layer_sizes: Sequence[int],
+        is_tied: bool,
+        generator: torch.Generator | None,
+    ) -> None:
+        """Infer a Gaussian from embeddings; the embedding is its mean from now on."""
+        self.recipe["posterior_head"] = {
+            "hidden_layer_sizes": tuple(hidden_layer_sizes),
+            "is_tied": is_tied,
+        }
+        width = embedding_width(self.network, len(self.mean), self.mean.device)
+        self.network = PosteriorNetwork(
+            self.network, width, hidden_layer_sizes, is_tied, generator
+        ).to(self.mean.device)
 
     def standardise(self, x: Tensor) -> Tensor:
         """Return the rows in units of standard deviations from the mean."""

@@ -17,6 +17,7 @@ from skgmje import (
     GMJEEmbedder,
     JEPAEmbedder,
     MDNEmbedder,
+    VJEEmbedder,
 )
 from skgmje.mixture import GaussianMixture, ParticleBank
 
@@ -46,6 +47,11 @@ FACTORS = {
     },
     GaussianProcessEmbedder: {"target": COMMON["target"], "n_points": (20,)},
     JEPAEmbedder: {"target": COMMON["target"], "target_encoder": ("mlp",)},
+    VJEEmbedder: {
+        "target": COMMON["target"],
+        "likelihood": ("feature_wise", "multivariate"),
+        "novelty": ("density", "elbo"),
+    },
     MDNEmbedder: COMMON
     | {
         "n_components": (1, 3),
