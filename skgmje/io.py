@@ -25,6 +25,7 @@ _LOADABLE = (
     "GaussianProcessEmbedder",
     "GrowingNeuralGas",
     "JEPAEmbedder",
+    "LDMEmbedder",
     "MDNEmbedder",
     "ParticleBank",
 )

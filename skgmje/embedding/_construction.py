@@ -80,6 +80,10 @@ class ConstructionMixin(InferenceMixin):
         """Say whether embeddings are to have unit length."""
         return False
 
+    def _space(self, encoders: Encoders) -> str:
+        """Say where embeddings are to lie: in the plane, on sphere or simplex."""
+        return "sphere" if self._on_sphere(encoders) else "plane"
+
     def _make_model(
         self, encoders: Encoders, latent: nn.Module, generator: torch.Generator
     ) -> JointModel:
@@ -199,9 +203,9 @@ class ConstructionMixin(InferenceMixin):
                         device,
                     ),
                 )
-            if self._on_sphere(encoders):
-                for each in set(encoders):
-                    each.put_on_sphere()
+            space = self._space(encoders)
+            for each in set(encoders):
+                each.put_on(space)
             attributes["_n_features_out"] = encoders.widths()[0]
             latent = self._make_latent(encoders, weights).to(device)
         attributes["score_unit_"] = (
