@@ -215,6 +215,7 @@ ESTIMATORS = [
     "GaussianProcessEmbedder",
     "GrowingNeuralGas",
     "JEPAEmbedder",
+    "LDMEmbedder",
     "MDNEmbedder",
     "ParticleBank",
 ]
