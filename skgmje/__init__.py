@@ -14,6 +14,7 @@ _HOMES = {
     "GMJEEmbedder": "skgmje.embedding",
     "GaussianProcessEmbedder": "skgmje.embedding",
     "JEPAEmbedder": "skgmje.embedding",
+    "LDMICA": "skgmje.embedding",
     "LDMEmbedder": "skgmje.embedding",
     "MDNEmbedder": "skgmje.embedding",
     "GaussianMixture": "skgmje.mixture",
@@ -39,6 +40,7 @@ _SUBMODULES = frozenset(
 )
 
 __all__ = [
+    "LDMICA",
     "GJEEmbedder",
     "GMJEEmbedder",
     "GaussianMixture",

@@ -26,6 +26,7 @@ _LOADABLE = (
     "GrowingNeuralGas",
     "JEPAEmbedder",
     "LDMEmbedder",
+    "LDMICA",
     "MDNEmbedder",
     "ParticleBank",
 )

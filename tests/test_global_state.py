@@ -28,7 +28,7 @@ ESTIMATORS = {
     "gje": GJEEmbedder(embedding_dim=2, **FAST),
     "gmje": GMJEEmbedder(2, embedding_dim=2, **FAST),
     "jepa": JEPAEmbedder(embedding_dim=2, **FAST),
-    "ldm": LDMEmbedder(embedding_dim=2, **FAST),
+    "ldm": LDMEmbedder(embedding_dim=2, predictor_hidden_layer_sizes=(8,), **FAST),
     "mdn": MDNEmbedder(2, embedding_dim=2, **FAST),
 }
 each_estimator = pytest.mark.parametrize("name", ESTIMATORS)

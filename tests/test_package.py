@@ -216,6 +216,7 @@ ESTIMATORS = [
     "GrowingNeuralGas",
     "JEPAEmbedder",
     "LDMEmbedder",
+    "LDMICA",
     "MDNEmbedder",
     "ParticleBank",
 ]

@@ -79,14 +79,12 @@ class LDMEmbedder(AveragedTargetMixin, JointDensityEmbedder):
     embedding_dim : int, default=8
         Width of the embeddings, or number of classes. An identity encoder keeps the
         width of its view.
-    latent : {'gaussian', 'von_mises_fisher', 'dirichlet', 'categorical'}, \
-default='gaussian'
+    latent : str, default='gaussian'
         The latent density P of the target about the context. ``'gaussian'``: in the
         plane. ``'von_mises_fisher'``: embeddings have unit length. ``'dirichlet'``:
         embeddings are points of the simplex. ``'categorical'``: embeddings are the
         probabilities of classes.
-    entropy : {'log_det', 'knn', 'kde', 'contrastive', 'plug_in', 'categorical'} or \
-None, default=None
+    entropy : str or None, default=None
         Estimate of the entropies. ``'log_det'``: of the Gaussian with the same
         covariance. ``'knn'``: from nearest neighbours. ``'kde'``: from kernels of the
         form of P. ``'contrastive'``: from the average of P over the contexts of the
