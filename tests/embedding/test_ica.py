@@ -8,6 +8,7 @@ from scipy.integrate import quad
 from sklearn.base import clone
 from sklearn.decomposition import FastICA
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skgmje import LDMICA, load
@@ -227,6 +228,20 @@ def test_gaussian_sources_are_told_apart_by_their_time_scales():
 )
 def test_common_checks(estimator, check):
     check(estimator)
+
+
+@pytest.mark.parametrize(
+    "check",
+    [
+        estimator_checks.check_param_validation,
+        estimator_checks.check_transformer_get_feature_names_out,
+        estimator_checks.check_set_output_transform,
+        estimator_checks.check_dataframe_column_names_consistency,
+    ],
+    ids=lambda check: check.__name__,
+)
+def test_checks_that_check_estimator_leaves_out(check):
+    check("LDMICA", LDMICA(random_state=0))
 
 
 def test_names_are_those_of_the_peer():
