@@ -5,13 +5,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from skgmje.latent._conditionals import IsotropicGaussian, LatentDensity
 from skgmje.latent._entropies import Entropy
 
 # Log-kernels in memory at once.
-KERNEL_BLOCK_NUMBERS = 2**22
+KERNEL_BLOCK_NUMBERS = 2**20
 
 
 class KernelDensity(Entropy):
@@ -75,36 +74,55 @@ class KernelDensity(Entropy):
                 f"{n_samples}. Use larger batches."
             )
         views = tuple(view.double() for view in views)
-        rows = torch.arange(n_samples, device=views[0].device)
-        blocks = rows.split(max(1, KERNEL_BLOCK_NUMBERS // n_samples))
-        if len(blocks) == 1:
-            log_sums = self._log_sums(rows, *views)
+        if n_samples**2 <= KERNEL_BLOCK_NUMBERS:
+            rows = torch.arange(n_samples, device=views[0].device)
+            log_sums = _log_sums(self.kernel, rows, views)
         else:
-            log_sums = torch.cat(
-                [
-                    checkpoint(
-                        self._log_sums,
-                        block,
-                        *views,
-                        use_reentrant=False,
-                        preserve_rng_state=False,
-                    )
-                    for block in blocks
-                ]
-            )
+            log_sums = _BlockwiseLogSums.apply(self.kernel, *views)
         return math.log(n_samples - 1) - log_sums.mean()
 
     def forward(self, z: Tensor) -> Tensor:
         """Return minus the weighted entropy of embeddings of shape (n, d)."""
         return -self.weight * self.entropy(z)
 
-    def _log_sums(self, block: Tensor, *views: Tensor) -> Tensor:
-        """Logarithm of the summed kernels at some rows, without their own."""
-        log_kernels: Any = sum(
-            self.kernel.pairwise_log_prob(view[block], view) for view in views
-        )
-        own = block.unsqueeze(1) == torch.arange(len(views[0]), device=block.device)
-        return log_kernels.masked_fill(own, -torch.inf).logsumexp(1)
+
+def _log_sums(kernel: LatentDensity, rows: Tensor, views: tuple[Tensor, ...]) -> Tensor:
+    """Logarithm of the summed kernels at some rows, without their own."""
+    log_kernels: Any = sum(kernel.pairwise_log_prob(view[rows], view) for view in views)
+    own = rows.unsqueeze(1) == torch.arange(len(views[0]), device=rows.device)
+    return log_kernels.masked_fill(own, -torch.inf).logsumexp(1)
+
+
+class _BlockwiseLogSums(torch.autograd.Function):
+    """The same of all rows, in blocks that the backward pass computes again."""
+
+    @staticmethod
+    def forward(ctx: Any, kernel: LatentDensity, *views: Tensor) -> Tensor:
+        ctx.kernel = kernel
+        ctx.save_for_backward(*views)
+        log_sums = views[0].new_empty(len(views[0]))
+        for rows in _blocks(views):
+            log_sums[rows] = _log_sums(kernel, rows, views)
+        return log_sums
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        views = tuple(view.detach().requires_grad_() for view in ctx.saved_tensors)
+        totals = [torch.zeros_like(view) for view in views]
+        for rows in _blocks(views):
+            with torch.enable_grad():
+                log_sums = _log_sums(ctx.kernel, rows, views)
+            parts = torch.autograd.grad(log_sums, views, gradient[rows])
+            for total, part in zip(totals, parts, strict=True):
+                total += part
+        return None, *totals
+
+
+def _blocks(views: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    n_samples = len(views[0])
+    rows = torch.arange(n_samples, device=views[0].device)
+    return rows.split(max(1, KERNEL_BLOCK_NUMBERS // n_samples))
 
 
 class CategoricalEntropy(Entropy):
