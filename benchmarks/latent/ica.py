@@ -202,12 +202,12 @@ def picture(results, sizes, images, processes, path):
             label=f"{n_sources} sources",
         )
     axis.axline((0.01, 0.01), slope=1, color="black", linewidth=0.8)
-    axis.set(
-        xlabel="Amari distance of FastICA",
-        ylabel="of LDMICA",
-        xscale="log",
-        yscale="log",
-    )
+    axis.set(xlabel="Amari distance of FastICA", ylabel="of LDMICA")
+    axis.set(xscale="log", yscale="log")
+    ticks = [0.003, 0.01, 0.03, 0.1]
+    axis.set_xticks(ticks, ticks)
+    axis.set_yticks(ticks, ticks)
+    axis.minorticks_off()
     axis.legend()
     sources, mixed, recovered, _ = processes
     recovered = in_order(recovered, sources)

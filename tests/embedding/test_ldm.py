@@ -5,7 +5,10 @@ import pickle
 import numpy as np
 import pytest
 from embedding_helpers import FAST, answers, assert_same_answers
+from scipy.stats import special_ortho_group
 from sklearn.base import clone
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LinearRegression
 from sklearn.model_selection import GridSearchCV, KFold
 
 from skgmje import JEPAEmbedder, LDMEmbedder, load
@@ -235,3 +238,41 @@ def test_what_makes_no_sense_is_refused_in_one_sentence(options, message, pairs)
 def test_an_unknown_method_is_refused():
     with pytest.raises(ValueError, match="method must be one of"):
         LDMEmbedder.from_method("dino")
+
+
+# -------------------------------------------------------------------- identifiability
+
+
+@pytest.mark.parametrize(
+    "entropy", ["log_det", pytest.param("knn", marks=pytest.mark.slow)]
+)
+def test_latents_are_recovered_up_to_an_affine_map(entropy):
+    """Theorem 1: predictable latents behind an invertible network."""
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(2500, 2))
+    turn = np.array([[0.8, 0.6], [-0.6, 0.8]])
+    following = z @ turn + 0.1 * np.tanh(z @ turn) + 0.3 * rng.normal(size=z.shape)
+    first, last = special_ortho_group.rvs(2, random_state=1), rng.normal(size=(2, 20))
+
+    def observe(latents):
+        bent = latents @ first
+        return np.where(bent > 0, bent, 0.2 * bent) @ last
+
+    X, Y = observe(z), observe(following)
+    estimator = ldm(
+        embedding_dim=2,
+        entropy=entropy,
+        prior="empirical",
+        predictor_hidden_layer_sizes=(16,),
+        target_encoder="shared",
+        hidden_layer_sizes=(64, 64),
+        max_iter=30,
+        learning_rate_init=5e-3,
+    ).fit(X[500:], Y[500:])
+
+    def recovery(Z):
+        line = LinearRegression().fit(Z[500:], z[500:])
+        return line.score(Z[:500], z[:500])
+
+    straight = recovery(PCA(2).fit(X).transform(X))
+    assert recovery(estimator.transform(X)) > max(0.95, straight + 0.03)
