@@ -17,6 +17,8 @@ _HOMES = {
     "JEPAEmbedder": "skgmje.embedding",
     "KalmanEmbedder": "skgmje.embedding",
     "LinearContrastive": "skgmje.embedding",
+    "LDMICA": "skgmje.embedding",
+    "LDMEmbedder": "skgmje.embedding",
     "MDNEmbedder": "skgmje.embedding",
     "OutlierDetector": "skgmje.embedding",
     "VJEEmbedder": "skgmje.embedding",
@@ -43,6 +45,7 @@ _SUBMODULES = frozenset(
 )
 
 __all__ = [
+    "LDMICA",
     "ContrastiveEmbedder",
     "GJEEmbedder",
     "GMJEEmbedder",
@@ -51,6 +54,7 @@ __all__ = [
     "GrowingNeuralGas",
     "JEPAEmbedder",
     "KalmanEmbedder",
+    "LDMEmbedder",
     "LinearContrastive",
     "MDNEmbedder",
     "MultivariateNormalMixture",

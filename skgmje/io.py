@@ -28,6 +28,8 @@ _LOADABLE = (
     "JEPAEmbedder",
     "KalmanEmbedder",
     "LinearContrastive",
+    "LDMEmbedder",
+    "LDMICA",
     "MDNEmbedder",
     "OutlierDetector",
     "ParticleBank",

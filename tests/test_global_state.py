@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from skgmje import (
+    LDMICA,
     ContrastiveEmbedder,
     GaussianMixture,
     GaussianProcessEmbedder,
@@ -16,6 +17,7 @@ from skgmje import (
     GMJEEmbedder,
     GrowingNeuralGas,
     JEPAEmbedder,
+    LDMEmbedder,
     LinearContrastive,
     MDNEmbedder,
     ParticleBank,
@@ -31,6 +33,7 @@ ESTIMATORS = {
     "gje": GJEEmbedder(embedding_dim=2, **FAST),
     "gmje": GMJEEmbedder(2, embedding_dim=2, **FAST),
     "jepa": JEPAEmbedder(embedding_dim=2, **FAST),
+    "ldm": LDMEmbedder(embedding_dim=2, predictor_hidden_layer_sizes=(8,), **FAST),
     "mdn": MDNEmbedder(2, embedding_dim=2, **FAST),
     "vje": VJEEmbedder(embedding_dim=2, **FAST),
 }
@@ -307,6 +310,21 @@ def test_a_neural_gas_leaves_no_trace(random_state, pairs, tmp_path):
         lambda: gas.transform(X),
         lambda: gas.to_mixture(X, n_em_steps=1),
         lambda: gas.save(tmp_path / "file"),
+    ):
+        step()
+        state.assert_same("step")
+
+
+@each_seed
+def test_independent_components_leave_no_trace(random_state, pairs, tmp_path):
+    X = pairs[0]
+    ica = LDMICA(random_state=random_state)
+    state = State()
+    for step in (
+        lambda: ica.fit(X),
+        lambda: ica.inverse_transform(ica.transform(X)),
+        lambda: ica.score(X),
+        lambda: ica.save(tmp_path / "file"),
     ):
         step()
         state.assert_same("step")

@@ -23,6 +23,7 @@ from skgmje import (
     GJEEmbedder,
     GMJEEmbedder,
     JEPAEmbedder,
+    LDMEmbedder,
     MDNEmbedder,
     VJEEmbedder,
 )
@@ -40,6 +41,7 @@ ESTIMATORS = {
     "gaussian process": GaussianProcessEmbedder(random_state=0),
     "inducing points": GaussianProcessEmbedder(n_points=50, random_state=0),
     "jepa": JEPAEmbedder(**FAST, **LEARNED),
+    "ldm": LDMEmbedder(**FAST, **LEARNED),
     "mdn": MDNEmbedder(3, **FAST),
     "vje": VJEEmbedder(**FAST),
     "mdn full": MDNEmbedder(3, **FAST, **LEARNED, covariance_type="full"),

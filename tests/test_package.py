@@ -218,6 +218,8 @@ ESTIMATORS = [
     "JEPAEmbedder",
     "KalmanEmbedder",
     "LinearContrastive",
+    "LDMEmbedder",
+    "LDMICA",
     "MDNEmbedder",
     "OutlierDetector",
     "VJEEmbedder",

@@ -69,9 +69,9 @@ class ConstructionMixin(EncoderConstructionMixin, InferenceMixin):
     def _make_latent(self, encoders: Encoders, generator: torch.Generator) -> nn.Module:
         """Return the latent density to train over the embeddings of both views."""
 
-    def _on_sphere(self, encoders: Encoders) -> bool:
-        """Say whether embeddings are to have unit length."""
-        return False
+    def _space(self, encoders: Encoders) -> str:
+        """Say where embeddings are to lie: in the plane, on sphere or simplex."""
+        return "plane"
 
     def _make_model(
         self, encoders: Encoders, latent: nn.Module, generator: torch.Generator
@@ -185,9 +185,9 @@ class ConstructionMixin(EncoderConstructionMixin, InferenceMixin):
                         device,
                     ),
                 )
-            if self._on_sphere(encoders):
-                for each in set(encoders):
-                    each.put_on_sphere()
+            space = self._space(encoders)
+            for each in set(encoders):
+                each.put_on(space)
             attributes["_n_features_out"] = encoders.widths()[0]
             latent = self._make_latent(encoders, weights).to(device)
         attributes["score_unit_"] = (

@@ -298,8 +298,8 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
 
     # -------------------------------------------------------------------- the model
 
-    def _on_sphere(self, encoders: Encoders) -> bool:
-        return self.tilting == "cosine"
+    def _space(self, encoders: Encoders) -> str:
+        return "sphere" if self.tilting == "cosine" else "plane"
 
     def _make_model(
         self, encoders: Encoders, latent: nn.Module, generator: torch.Generator

@@ -282,7 +282,7 @@ class GMJEEmbedder(JointDensityEmbedder):
     def _make_latent(
         self, encoders: Encoders, generator: torch.Generator
     ) -> torch.nn.Module:
-        if self._on_sphere(encoders):
+        if self._space(encoders) == "sphere":
             return BankInfoNCE(n_particles=self.n_components, up_to_rotation=True)
         entropies = ENTROPIES | {"mutual_information": GaussianMutualInformation}
         entropy = None if self.entropy is None else entropies[self.entropy]()
@@ -302,8 +302,9 @@ class GMJEEmbedder(JointDensityEmbedder):
             each_epoch=self.components == "em",
         )
 
-    def _on_sphere(self, encoders: Encoders) -> bool:
-        return self.components == "bank" and all(e.is_trainable for e in encoders)
+    def _space(self, encoders: Encoders) -> str:
+        is_bank = self.components == "bank" and all(e.is_trainable for e in encoders)
+        return "sphere" if is_bank else "plane"
 
     def _density_form(self) -> DensityForm:
         return DensityForm(self.n_components, self.covariance_type, self.rank)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from skgmje._validation import Interval
-from skgmje.embedding._averaged_model import AveragedModel
+from skgmje.embedding._averaging import AveragedTargetMixin
 from skgmje.embedding._conditional import ConditionalDensityEmbedder, in_target_units
 from skgmje.embedding._density import fit_centred_gaussian, update_centred_gaussian
 from skgmje.embedding._model import Encoders, JointModel
@@ -17,7 +17,7 @@ from skgmje.mixture import MultivariateNormalMixture
 from skgmje.networks import Predictor
 
 
-class JEPAEmbedder(ConditionalDensityEmbedder):
+class JEPAEmbedder(AveragedTargetMixin, ConditionalDensityEmbedder):
     r"""Joint-embedding predictive architecture: a point for an answer.
 
     A predictor maps the context embedding to the target embedding. The target comes
@@ -187,7 +187,6 @@ class JEPAEmbedder(ConditionalDensityEmbedder):
     }
     predictor_: Predictor
     residual_density_: MultivariateNormalMixture
-    _shared: bool
 
     def __init__(
         self,
@@ -267,29 +266,8 @@ class JEPAEmbedder(ConditionalDensityEmbedder):
 
     # -------------------------------------------------------------------- the model
 
-    def _start(self, X: np.ndarray, target: np.ndarray | None, attributes: Any):
-        attributes["_shared"] = self._shares_encoder(target)
-        return super()._start(X, target, attributes)
-
-    def _training_encoders(self) -> Encoders:
-        context, target = self._encoders()
-        return Encoders(context, context if self._shared else target)
-
-    def _make_model(
-        self, encoders: Encoders, latent: nn.Module, generator: torch.Generator
-    ) -> JointModel:
-        return AveragedModel(encoders, latent, generator, self.momentum)
-
     def _make_latent(self, encoders: Encoders, generator: torch.Generator) -> nn.Module:
-        n_context, n_target = encoders.widths()
-        n_embedded = n_context - self.n_side_features
-        if encoders.shared:
-            n_target = n_embedded
-        form = (self.predictor_hidden_layer_sizes, self.activation, generator)
-        reverse = None
-        if encoders.target.is_trainable and not encoders.shared:
-            reverse = Predictor(n_target, n_embedded, *form)
-        return LatentPrediction(Predictor(n_context, n_target, *form), reverse)
+        return LatentPrediction(*self._make_predictors(encoders, generator))
 
     # ------------------------------------------------------------------ the density
 

@@ -7,7 +7,16 @@ from skgmje.latent._components import (
     StepwiseEM,
 )
 from skgmje.latent._conditional_mixture import ConditionalMixture
+from skgmje.latent._conditionals import (
+    LATENT_DENSITIES,
+    CategoricalDensity,
+    DirichletDensity,
+    IsotropicGaussian,
+    LatentDensity,
+    VonMisesFisher,
+)
 from skgmje.latent._contrastive import BankInfoNCE, InfoNCE, contrastive_mixture
+from skgmje.latent._distribution_matching import DistributionMatching
 from skgmje.latent._entropies import (
     ENTROPIES,
     Entropy,
@@ -26,6 +35,7 @@ from skgmje.latent._joint_mixture import LIKELIHOODS, JointMixture
 from skgmje.latent._kalman_filter import FilterResult, filter_step, kalman_filter
 from skgmje.latent._kalman_prediction import KalmanPrediction
 from skgmje.latent._kalman_smoother import kalman_smoother
+from skgmje.latent._kernel_density import CategoricalEntropy, KernelDensity
 from skgmje.latent._likelihood import GaussianLikelihood
 from skgmje.latent._log_sum_exp import pair_log_sum_exp
 from skgmje.latent._marginals import LearnedGaussian
@@ -52,13 +62,18 @@ from skgmje.latent._variational import (
 
 __all__ = [
     "ENTROPIES",
+    "LATENT_DENSITIES",
     "LIKELIHOODS",
     "TILTINGS",
     "BankInfoNCE",
+    "CategoricalDensity",
+    "CategoricalEntropy",
     "ComponentRule",
     "ConditionalDiscrepancy",
     "ConditionalMatching",
     "ConditionalMixture",
+    "DirichletDensity",
+    "DistributionMatching",
     "Entropy",
     "EntropySum",
     "FilterResult",
@@ -67,10 +82,13 @@ __all__ = [
     "GaussianProcess",
     "GaussianState",
     "InfoNCE",
+    "IsotropicGaussian",
     "JointDiscrepancy",
     "JointMatching",
     "JointMixture",
     "KalmanPrediction",
+    "KernelDensity",
+    "LatentDensity",
     "LatentPrediction",
     "LearnedGaussian",
     "LinearGaussianStateSpace",
@@ -85,6 +103,7 @@ __all__ = [
     "SymmetricELBO",
     "Tilting",
     "VarianceCovariance",
+    "VonMisesFisher",
     "Whitening",
     "contrastive_bound",
     "contrastive_mixture",

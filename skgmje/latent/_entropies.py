@@ -30,8 +30,8 @@ class Entropy(nn.Module):
 
     A latent density passes the embeddings of each view through `prepare` before it
     looks at them, and adds what the call returns to its loss. Parts that estimate a
-    differential entropy also have a method ``entropy(z)``, in nats and with all
-    constants.
+    differential entropy also have a method ``entropy(*views)``, in nats and with all
+    constants: the entropy of one view, or the joint one of several.
 
     Examples
     --------
@@ -94,8 +94,9 @@ class LogDet(Entropy):
         super().__init__()
         self.weight, self.ridge = weight, ridge
 
-    def entropy(self, z: Tensor) -> Tensor:
+    def entropy(self, *views: Tensor) -> Tensor:
         """Return the entropy in nats of embeddings of shape (n_samples, n_features)."""
+        z = torch.cat(views, dim=1)
         constant = 0.5 * z.shape[1] * (1 + math.log(2 * math.pi))
         return constant + 0.5 * log_det(ridge(covariance(z), self.ridge))
 
@@ -256,6 +257,12 @@ class NearestNeighbour(Entropy):
         Multiplies the entropy.
     k : int, default=3
         Which neighbour. More neighbours have less variance and more bias.
+    geodesic : bool, default=False
+        Whether embeddings have unit length and distances are along great circles of the
+        sphere. Small caps have the volume of a ball with one dimension less.
+    clip_quantile : float or None, default=None
+        Quantile of the distances at which larger ones are cut off, so that outliers do
+        not drive the others apart. It lowers the estimate.
 
     Notes
     -----
@@ -266,7 +273,9 @@ class NearestNeighbour(Entropy):
     References
     ----------
     Kozachenko and Leonenko, "Sample Estimate of the Entropy of a Random Vector",
-    Problems of Information Transmission 23, 1987.
+    Problems of Information Transmission 23, 1987. Mikulasch and Zenke, "Understanding
+    Self-Supervised Learning via Latent Distribution Matching", arXiv:2605.03517 (2026),
+    equation 33; the cut at a quantile is that of its code.
 
     Examples
     --------
@@ -277,13 +286,21 @@ class NearestNeighbour(Entropy):
     True
     """
 
-    def __init__(self, weight: float = 1.0, *, k: int = 3):
+    def __init__(
+        self,
+        weight: float = 1.0,
+        *,
+        k: int = 3,
+        geodesic: bool = False,
+        clip_quantile: float | None = None,
+    ):
         super().__init__()
         if k < 1:
             raise ValueError(f"k counts neighbours from 1; got k={k}.")
         self.weight, self.k = weight, k
+        self.geodesic, self.clip_quantile = geodesic, clip_quantile
 
-    def entropy(self, z: Tensor) -> Tensor:
+    def entropy(self, *views: Tensor) -> Tensor:
         """Return the entropy in nats of embeddings of shape (n_samples, n_features).
 
         The farthest neighbour stands in where there are not more than k embeddings.
@@ -293,12 +310,18 @@ class NearestNeighbour(Entropy):
         ValueError
             If there are fewer than two embeddings.
         """
-        if len(z) < 2:
+        n_samples = len(views[0])
+        if n_samples < 2:
             raise ValueError(
                 "The entropy of neighbours needs at least two embeddings; got "
-                f"{len(z)}. Use larger batches."
+                f"{n_samples}. Use larger batches."
             )
-        return neighbour_entropy(z, min(self.k, len(z) - 1))
+        return neighbour_entropy(
+            views,
+            min(self.k, n_samples - 1),
+            geodesic=self.geodesic,
+            clip_quantile=self.clip_quantile,
+        )
 
     def forward(self, z: Tensor) -> Tensor:
         """Return minus the weighted entropy of embeddings of shape (n, d)."""

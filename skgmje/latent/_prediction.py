@@ -4,17 +4,20 @@ import copy
 
 from torch import Tensor, nn
 
+from skgmje.latent._conditionals import IsotropicGaussian, LatentDensity
+from skgmje.latent._distribution_matching import predict
 from skgmje.networks import Predictor
 
 
 class LatentPrediction(nn.Module):
-    r"""Squared error of a predictor, with targets that carry no gradient.
+    r"""Log-likelihood of a predictor, with targets that carry no gradient.
 
-    .. math:: \tfrac12 \mathrm{E} \, \| g(z_c) - \bar z_t \|^2
+    .. math:: -\mathrm{E} \log P(\bar z_t | g(z_c)) = \tfrac12 \mathrm{E} \,
+              \| g(z_c) - \bar z_t \|^2 + \text{const}
 
-    A bar stands for the embedding by a moving average of the encoder. Up to a constant
-    this is the negative log-likelihood of a Gaussian with unit variance. The entropy of
-    that Gaussian, held by the stopped gradient, stands in for the entropy that keeps
+    A bar stands for the embedding by a moving average of the encoder. The second form
+    is that of a Gaussian with unit variance; the constant is left out. The entropy of
+    P, held by the stopped gradient, stands in for the entropy that keeps
     embeddings apart, provided that the predictor learns faster than the target moves
     (Mikulasch and Zenke, equations 54 to 60); nothing enforces that.
 
@@ -28,6 +31,8 @@ class LatentPrediction(nn.Module):
     reverse_predictor : Predictor or None, default=None
         From target to context, or None if the target encoder is not trained on its
         own. It predicts the first coordinates of the context, as many as it is wide.
+    density : LatentDensity or None, default=None
+        The density P about the prediction; None is a Gaussian with unit variance.
 
     References
     ----------
@@ -46,10 +51,14 @@ class LatentPrediction(nn.Module):
     """
 
     def __init__(
-        self, predictor: Predictor, reverse_predictor: Predictor | None = None
+        self,
+        predictor: Predictor,
+        reverse_predictor: Predictor | None = None,
+        density: LatentDensity | None = None,
     ):
         super().__init__()
         self.predictor, self.reverse_predictor = predictor, reverse_predictor
+        self.density: LatentDensity = density or IsotropicGaussian()
 
     def predictor_for_inference(self) -> Predictor:
         """Return a copy of the predictor in float64, in evaluation mode."""
@@ -57,15 +66,13 @@ class LatentPrediction(nn.Module):
 
     def forward(self, z_c: Tensor, average_t: Tensor) -> Tensor:
         """Return the loss in nats of a context and of the averaged target."""
-        return _squared_error(self.predictor(z_c), average_t)
+        return self._loss(predict(self.density, self.predictor, z_c), average_t)
 
     def reverse(self, z_t: Tensor, average_c: Tensor) -> Tensor:
         """Return the loss in nats of a target and of the averaged context."""
         assert self.reverse_predictor is not None
-        prediction = self.reverse_predictor(z_t)
-        return _squared_error(prediction, average_c[:, : prediction.shape[1]])
+        prediction = predict(self.density, self.reverse_predictor, z_t)
+        return self._loss(prediction, average_c[:, : prediction.shape[1]])
 
-
-def _squared_error(prediction: Tensor, target: Tensor) -> Tensor:
-    error = prediction - target.detach()
-    return 0.5 * error.square().sum(1).mean()
+    def _loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        return -self.density.affinity(target.detach(), prediction).mean()

@@ -2,7 +2,7 @@
 
 from skgmje.networks._conv import ConvDecoder, ConvEncoder
 from skgmje.networks._decoders import Decoder
-from skgmje.networks._encoders import Encoder, make_network
+from skgmje.networks._encoders import Encoder, Simplex, make_network
 from skgmje.networks._heads import MixtureDensityHead, Predictor
 from skgmje.networks._mlp import ACTIVATIONS, MLP
 from skgmje.networks._posterior import GaussianPosterior, PosteriorNetwork
@@ -18,5 +18,6 @@ __all__ = [
     "MixtureDensityHead",
     "PosteriorNetwork",
     "Predictor",
+    "Simplex",
     "make_network",
 ]

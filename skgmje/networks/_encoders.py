@@ -15,8 +15,10 @@ from skgmje.networks._posterior import PosteriorNetwork
 
 # Variance, in that of a standardised feature, below which a direction is damped.
 WHITENING_FLOOR = 1e-4
+# Share of the uniform distribution in every point of the simplex.
+SIMPLEX_FLOOR = 1e-6
 # Parts of a recipe that come after the network.
-ADDED_LATER = {"on_sphere", "posterior_head"}
+ADDED_LATER = {"space", "posterior_head"}
 
 
 class Encoder(nn.Module):
@@ -27,9 +29,9 @@ class Encoder(nn.Module):
     recipe : dict
         Arguments of :func:`make_network`: ``encoder``, ``n_features_in``,
         ``embedding_dim``, ``hidden_layer_sizes`` and ``activation``. Where there are
-        any, ``n_side_features`` and, for images, ``input_shape``; ``on_sphere``,
-        whether embeddings are scaled to unit length; and ``posterior_head``, the
-        arguments of `add_posterior_head`.
+        any, ``n_side_features`` and, for images, ``input_shape``; ``space``, where
+        embeddings lie, if it is not the plane; and ``posterior_head``, the arguments
+        of `add_posterior_head`.
     mean, scale : tensor of shape (n_features,)
         Mean and standard deviation of the view, in its own units.
     generator : torch.Generator, optional
@@ -59,14 +61,12 @@ class Encoder(nn.Module):
     ):
         super().__init__()
         self.recipe = dict(recipe)
-        on_sphere = recipe.get("on_sphere", False)
-        head = recipe.get("posterior_head")
+        space, head = recipe.get("space", "plane"), recipe.get("posterior_head")
         recipe = {k: v for k, v in recipe.items() if k not in ADDED_LATER}
         self.network = make_network(**recipe, generator=generator)
         self.register_buffer("mean", mean)
         self.register_buffer("scale", scale)
-        if on_sphere:
-            self.put_on_sphere()
+        self.put_on(space)
         if head is not None:
             self.add_posterior_head(**head, generator=generator)
 
@@ -80,13 +80,23 @@ class Encoder(nn.Module):
         """Whether any weight can change."""
         return any(weight.requires_grad for weight in self.network.parameters())
 
-    def put_on_sphere(self) -> None:
-        """Standardise embeddings and scale them to unit length from now on.
+    def put_on(self, space: str) -> None:
+        """Let embeddings lie in a space from now on.
 
-        Without a common centre all of them could point one way, where a contrastive
-        loss has hardly any gradient.
+        Parameters
+        ----------
+        space : {'plane', 'sphere', 'simplex'}
+            The plane leaves them as they are. On the sphere they are standardised and
+            scaled to unit length: without a common centre all of them could point one
+            way, where a contrastive loss has hardly any gradient. On the simplex they
+            are logits of probabilities.
         """
-        self.recipe["on_sphere"] = True
+        if space == "plane":
+            return
+        self.recipe["space"] = space
+        if space == "simplex":
+            self.network = nn.Sequential(self.network, Simplex())
+            return
         width = embedding_width(self.network, len(self.mean), self.mean.device)
         standardise = nn.BatchNorm1d(
             width, affine=False, device=self.mean.device, dtype=torch.float32
@@ -153,6 +163,24 @@ class UnitSphere(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Return the directions of embeddings."""
         return F.normalize(z, dim=-1)
+
+
+class Simplex(nn.Module):
+    """Logits as probabilities, none of which is zero.
+
+    Examples
+    --------
+    >>> import torch
+    >>> from skgmje.networks import Simplex
+    >>> Simplex()(torch.tensor([[0.0, 0.0]]))
+    tensor([[0.5000, 0.5000]])
+    """
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Return points of the simplex, with the shape of the logits."""
+        # Far from the logarithm of zero, also in float32.
+        floor = SIMPLEX_FLOOR / z.shape[-1]
+        return floor + (1 - SIMPLEX_FLOOR) * z.softmax(-1)
 
 
 class Whitening(nn.Module):

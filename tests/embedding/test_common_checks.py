@@ -16,6 +16,7 @@ from skgmje import (
     GJEEmbedder,
     GMJEEmbedder,
     JEPAEmbedder,
+    LDMEmbedder,
     MDNEmbedder,
     VJEEmbedder,
 )
@@ -52,6 +53,7 @@ FACTORS = {
         "likelihood": ("feature_wise", "multivariate"),
         "novelty": ("density", "elbo"),
     },
+    LDMEmbedder: {"target": COMMON["target"], "latent": ("von_mises_fisher",)},
     MDNEmbedder: COMMON
     | {
         "n_components": (1, 3),
@@ -209,6 +211,7 @@ estimators = [
     skgmje.GMJEEmbedder(3, target="y", encoder="identity", **small),
     skgmje.GaussianProcessEmbedder(target="y", random_state=0),
     skgmje.JEPAEmbedder(**small),
+    skgmje.LDMEmbedder(**small),
     skgmje.MDNEmbedder(3, target="augment", **small),
     skgmje.GaussianMixture(2),
     skgmje.GaussianMixture(2, covariance_type="diag"),

@@ -16,7 +16,7 @@ RECIPE = {
 def encoder_on_sphere():
     generator = torch.Generator().manual_seed(0)
     encoder = Encoder(RECIPE, torch.zeros(4), torch.ones(4), generator)
-    encoder.put_on_sphere()
+    encoder.put_on("sphere")
     return encoder
 
 
