@@ -45,7 +45,9 @@ def run(function, tasks, path, n_jobs):
     for number, (task, result) in enumerate(done, 1):
         results[task] = result
         _write(path, results)
-        numbers = ", ".join(f"{key} {value:.3f}" for key, value in result.items())
+        numbers = ", ".join(
+            f"{key} {np.round(value, 3)}" for key, value in result.items()
+        )
         minutes = (time.perf_counter() - start) / 60
         print(
             f"[{number}/{len(todo)}, {minutes:.1f} min] "
