@@ -26,7 +26,7 @@ from skgmje.embedding._encoder_construction import (
 )
 from skgmje.embedding._epochs import run_epochs
 from skgmje.embedding._kalman_inference import KalmanInferenceMixin, check_states
-from skgmje.embedding._sequence_model import SequenceModel
+from skgmje.embedding._sequence_model import SequenceModel, read_noise
 from skgmje.embedding._sequences import Sequences, read_sequences, rows_of
 from skgmje.embedding._state import StateMixin
 from skgmje.io import SaveMixin
@@ -412,13 +412,17 @@ state_dim)
         self, model: SequenceModel, trainer: Trainer, sequences: Sequences
     ) -> dict[str, Any]:
         """Return the fitted attributes for the present weights."""
-        space, noise_encoder = model.state_space(), model.noise_encoder
+        encoder, noise_encoder = model.encoder.for_inference(), model.noise_encoder
+        space = model.state_space()
         if noise_encoder is not None:
             noise_encoder = noise_encoder.for_inference()
+            rows = rows_of(sequences, space.device)[sequences.observed]
+            mean = read_noise(encoder, noise_encoder, rows).mean(0)
+            space = space.replace(observation_covariance=mean.diag())
         space = space.to(torch.device("cpu"))
         curve = list(trainer.history.loss_curve)
         return {
-            "encoder_": model.encoder.for_inference(),
+            "encoder_": encoder,
             "noise_encoder_": noise_encoder,
             "state_space_": space,
             "transition_": as_numpy(space.transition),

@@ -81,14 +81,21 @@ def encode_steps(
     noise : tensor of shape (n_rows, observation_dim) or None
         Variances of their noise, where each has its own.
     """
-    there = rows[observed].split(ENCODING_ROWS)
-    z = _fill(torch.cat([encoder(block) for block in there]), observed, torch.nan)
+    there = rows[observed]
+    blocks = there.split(ENCODING_ROWS)
+    z = _fill(torch.cat([encoder(block) for block in blocks]), observed, torch.nan)
     if noise_encoder is None:
         return z, None
-    noise = torch.cat([positive(noise_encoder(block)) for block in there])
-    if encoder.is_identity:
-        noise = noise * encoder.scale**2
+    noise = read_noise(encoder, noise_encoder, there)
     return z, _fill(noise, observed, 1.0)
+
+
+@torch.no_grad()
+def read_noise(encoder: Encoder, noise_encoder: Encoder, rows: Tensor) -> Tensor:
+    """Read the variances of the noise of embeddings, in their own units, from steps."""
+    blocks = rows.split(ENCODING_ROWS)
+    noise = torch.cat([positive(noise_encoder(block)) for block in blocks])
+    return noise * encoder.scale**2 if encoder.is_identity else noise
 
 
 def positive(values: Tensor) -> Tensor:
