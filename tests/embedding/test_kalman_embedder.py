@@ -287,6 +287,7 @@ def test_forecasts_have_the_mean_noise_of_the_fitted_steps(encoder):
     rows = torch.as_tensor(X[~np.isnan(X[..., 0])])
     with torch.no_grad():
         noise = nn.functional.softplus(estimator.noise_encoder_(rows)) + 1e-5
+    noise = noise * estimator.noise_scale_
     if encoder == "identity":
         noise = noise * torch.as_tensor(estimator.x_scale_) ** 2
     np.testing.assert_allclose(
