@@ -13,8 +13,6 @@ from skgmje.training import Views
 
 # Added to variances that a network gives.
 NOISE_FLOOR = 1e-5
-# It follows slowly, and the common factor fast.
-NOISE_RATE_FACTOR = 1.0
 
 
 class Noise(NamedTuple):
@@ -59,8 +57,6 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.encoder, self.latent = encoder, latent
         self.noise_encoder = noise_encoder
-        if noise_encoder is not None:
-            noise_encoder.learning_rate_factor = NOISE_RATE_FACTOR  # type: ignore
 
     def begin_epoch(self, views: Views, rows: Tensor) -> None:
         """Do nothing: there is nothing to start."""
