@@ -129,7 +129,10 @@ class KalmanEmbedder(
     encoder_ : Encoder
         The encoder, in float64.
     noise_encoder_ : Encoder or None
-        The network of the noise, if each step has its own.
+        The network of the noise, if each step has its own. Its variances are the
+        softplus of what it gives.
+    noise_scale_ : float or None
+        What these variances are multiplied with.
     state_space_ : LinearGaussianStateSpace
         The model of embeddings; in the units of X with an identity encoder.
     transition_ : ndarray of shape (state_dim, state_dim)
@@ -412,14 +415,18 @@ state_dim)
         self, model: SequenceModel, trainer: Trainer, sequences: Sequences
     ) -> dict[str, Any]:
         """Return the fitted attributes for the present weights."""
-        space, noise_encoder = model.state_space(), model.noise_encoder
-        if noise_encoder is not None:
-            noise_encoder = noise_encoder.for_inference()
+        encoder, noise = model.encoder.for_inference(), model.noise()
+        space = model.state_space()
+        if noise is not None:
+            rows = rows_of(sequences, space.device)[sequences.observed]
+            mean = noise.variances(encoder, rows).mean(0)
+            space = space.replace(observation_covariance=mean.diag())
         space = space.to(torch.device("cpu"))
         curve = list(trainer.history.loss_curve)
         return {
-            "encoder_": model.encoder.for_inference(),
-            "noise_encoder_": noise_encoder,
+            "encoder_": encoder,
+            "noise_encoder_": None if noise is None else noise.encoder,
+            "noise_scale_": None if noise is None else noise.scale,
             "state_space_": space,
             "transition_": as_numpy(space.transition),
             "transition_covariance_": as_numpy(space.transition_covariance),

@@ -12,7 +12,7 @@ from torch import Tensor
 from skgmje._backend import as_numpy, as_tensor, make_generator, resolve_device
 from skgmje._validation import output_adapter
 from skgmje.embedding._inference import SCORE_CONTEXTS, SCORE_SEED
-from skgmje.embedding._sequence_model import encode_steps
+from skgmje.embedding._sequence_model import Noise, encode_steps
 from skgmje.embedding._sequences import Sequences, pad, read_sequences, rows_of, unpad
 from skgmje.latent import (
     FilterResult,
@@ -47,6 +47,7 @@ class KalmanInferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     device: Any
     encoder_: Encoder
     noise_encoder_: Encoder | None
+    noise_scale_: Any
     state_space_: LinearGaussianStateSpace
     n_features_in_: int
 
@@ -338,11 +339,11 @@ n_coordinates)
     def _encode(
         self, rows: Tensor, sequences: Sequences
     ) -> tuple[Tensor, Tensor | None]:
-        encoder, noise_encoder = self.encoder_.to(rows.device), self.noise_encoder_
-        if noise_encoder is not None:
-            noise_encoder = noise_encoder.to(rows.device)
+        noise = None
+        if self.noise_encoder_ is not None:
+            noise = Noise(self.noise_encoder_, self.noise_scale_).to(rows.device)
         observed = torch.as_tensor(sequences.observed, device=rows.device)
-        return encode_steps(encoder, noise_encoder, rows, observed)
+        return encode_steps(self.encoder_.to(rows.device), noise, rows, observed)
 
     def _filter(self, X: Any, groups: Any) -> _Filtered:
         return self._filter_sequences(self._read(X, groups))

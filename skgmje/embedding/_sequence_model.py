@@ -1,6 +1,6 @@
 """The module that is trained on sequences: an encoder and a Kalman filter."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,25 @@ from skgmje.training import Views
 NOISE_FLOOR = 1e-5
 
 
+class Noise(NamedTuple):
+    """What reads the noise of an embedding from a step."""
+
+    encoder: Encoder
+    scale: float
+
+    def to(self, device: torch.device) -> "Noise":
+        """Return the reader on a device."""
+        return Noise(self.encoder.to(device), self.scale)
+
+    @torch.no_grad()
+    def variances(self, encoder: Encoder, rows: Tensor) -> Tensor:
+        """Return variances in the units of the embeddings that an encoder gives."""
+        blocks = rows.split(ENCODING_ROWS)
+        values = torch.cat([positive(self.encoder(block)) for block in blocks])
+        values = values * self.scale
+        return values * encoder.scale**2 if encoder.is_identity else values
+
+
 class SequenceModel(nn.Module):
     """Loss of a batch of sequences.
 
@@ -25,7 +44,8 @@ class SequenceModel(nn.Module):
     latent : KalmanPrediction
         The density of a sequence of embeddings.
     noise_encoder : Encoder or None, default=None
-        Network that gives the noise of each step, before it is made positive.
+        Network that gives the noise of each step, in units of the common one and before
+        it is made positive.
     """
 
     def __init__(
@@ -59,6 +79,13 @@ class SequenceModel(nn.Module):
         filled = torch.where(observed[..., None], _scatter(variance, observed), 1.0)
         return self.latent(z, observed, filled)
 
+    def noise(self) -> Noise | None:
+        """Return the fitted reader of the noise, if there is one."""
+        if self.noise_encoder is None:
+            return None
+        scale = self.latent.log_observation_variance.exp().item()
+        return Noise(self.noise_encoder.for_inference(), scale)
+
     def state_space(self) -> LinearGaussianStateSpace:
         """Return the fitted model of embeddings, in their own units."""
         with torch.no_grad():
@@ -70,7 +97,7 @@ class SequenceModel(nn.Module):
 
 @torch.no_grad()
 def encode_steps(
-    encoder: Encoder, noise_encoder: Encoder | None, rows: Tensor, observed: Tensor
+    encoder: Encoder, noise: Noise | None, rows: Tensor, observed: Tensor
 ) -> tuple[Tensor, Tensor | None]:
     """Encode steps in float64, in blocks; missing ones become NaN.
 
@@ -78,17 +105,15 @@ def encode_steps(
     -------
     z : tensor of shape (n_rows, observation_dim)
         Embeddings, in their own units.
-    noise : tensor of shape (n_rows, observation_dim) or None
-        Variances of their noise, where each has its own.
+    variances : tensor of shape (n_rows, observation_dim) or None
+        Those of their noise, where each has its own.
     """
-    there = rows[observed].split(ENCODING_ROWS)
-    z = _fill(torch.cat([encoder(block) for block in there]), observed, torch.nan)
-    if noise_encoder is None:
+    there = rows[observed]
+    blocks = there.split(ENCODING_ROWS)
+    z = _fill(torch.cat([encoder(block) for block in blocks]), observed, torch.nan)
+    if noise is None:
         return z, None
-    noise = torch.cat([positive(noise_encoder(block)) for block in there])
-    if encoder.is_identity:
-        noise = noise * encoder.scale**2
-    return z, _fill(noise, observed, 1.0)
+    return z, _fill(noise.variances(encoder, there), observed, 1.0)
 
 
 def positive(values: Tensor) -> Tensor:

@@ -122,7 +122,7 @@ class KalmanPrediction(nn.Module):
             Which of them are there; the others are missing or padding.
         noise_variance : tensor of shape (n_sequences, n_steps, observation_dim), \
 optional
-            Variances of each embedding's noise, in place of the common one.
+            Variances of each embedding's noise, in units of the common one.
 
         Returns
         -------
@@ -134,7 +134,10 @@ optional
         # What follows the last observation counts for nothing, and as observed keeps
         # sequences of all lengths in one pattern.
         later = observed.flip(1).cumsum(1).flip(1) == 0
-        noise = None if noise_variance is None else noise_variance.double().diag_embed()
+        noise = None
+        if noise_variance is not None:
+            common = self.log_observation_variance.exp()
+            noise = (common * noise_variance.double()).diag_embed()
         gains = make_gains(space, observed | later, noise)
         predicted = filter_means(space, z, gains)[1]
         target = z.detach() if self.entropy is None else z

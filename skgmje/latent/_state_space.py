@@ -141,6 +141,21 @@ class LinearGaussianStateSpace:
         """
         return {name: getattr(self, name) for name in _PARAMETERS}
 
+    def replace(self, **parameters: Tensor) -> Self:
+        """Return the model with other parameters, which are not checked.
+
+        Parameters
+        ----------
+        **parameters : tensor
+            What replaces the parameters of the same name.
+
+        Returns
+        -------
+        space : LinearGaussianStateSpace
+            The model.
+        """
+        return type(self)(**self.parameters() | parameters, validate_args=False)
+
     def to(self, device: torch.device) -> Self:
         """Return the model on a device.
 
@@ -154,8 +169,8 @@ class LinearGaussianStateSpace:
         space : LinearGaussianStateSpace
             The model.
         """
-        moved = {name: value.to(device) for name, value in self.parameters().items()}
-        return type(self)(**moved, validate_args=False)
+        parameters = self.parameters().items()
+        return self.replace(**{name: value.to(device) for name, value in parameters})
 
     def affine(self, loc: Tensor, scale: Tensor) -> Self:
         """Return the model of ``scale * z + loc`` where C is a rectangular identity.
@@ -176,15 +191,13 @@ class LinearGaussianStateSpace:
         state_scale = torch.cat([scale, scale.new_ones(n_hidden)])
         state_loc = torch.cat([loc, loc.new_zeros(n_hidden)])
         both = state_scale[:, None] * state_scale
-        return type(self)(
-            self.transition * state_scale[:, None] / state_scale,
-            self.transition_covariance * both,
-            self.observation,
-            self.observation_covariance * scale[:, None] * scale,
+        return self.replace(
+            transition=self.transition * state_scale[:, None] / state_scale,
+            transition_covariance=self.transition_covariance * both,
+            observation_covariance=self.observation_covariance * scale[:, None] * scale,
             offset=self.offset * state_scale + state_loc,
             initial_mean=self.initial_mean * state_scale + state_loc,
             initial_covariance=self.initial_covariance * both,
-            validate_args=False,
         )
 
     def initial_state(self, n_sequences: int = 1) -> GaussianState:

@@ -280,6 +280,26 @@ def test_noise_that_is_read_from_the_steps_follows_them():
     assert uncertain[bad[:, 5:]].mean() > 1.2 * uncertain[~bad[:, 5:]].mean()
 
 
+@each_encoder
+def test_forecasts_have_the_mean_noise_of_the_fitted_steps(encoder):
+    X = 10 * with_gaps(circles()[0]) + 3
+    estimator = quick(encoder=encoder, observation_noise="input").fit(X)
+    rows = torch.as_tensor(X[~np.isnan(X[..., 0])])
+    with torch.no_grad():
+        noise = nn.functional.softplus(estimator.noise_encoder_(rows)) + 1e-5
+    noise = noise * estimator.noise_scale_
+    if encoder == "identity":
+        noise = noise * torch.as_tensor(estimator.x_scale_) ** 2
+    np.testing.assert_allclose(
+        estimator.observation_covariance_, np.diag(noise.mean(0)), rtol=1e-9
+    )
+    state = estimator.forecast(X, 2, of="state")[1]
+    spread, width = estimator.forecast(X, 2)[1], noise.shape[1]
+    np.testing.assert_allclose(
+        spread, state[..., :width, :width] + estimator.observation_covariance_
+    )
+
+
 def test_states_are_decoded_to_steps():
     X, _ = circles(60, 30, noise=0.02)
     estimator = KalmanEmbedder(

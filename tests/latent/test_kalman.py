@@ -468,6 +468,17 @@ def test_an_entropy_is_added_over_all_embeddings_that_are_there():
     assert (with_entropy - alone + entropy).item() == pytest.approx(0, abs=1e-12)
 
 
+def test_noise_of_each_embedding_is_in_units_of_the_common_one():
+    latent = latent_of(B7)
+    z = torch.randn(2, 5, 1, generator=torch.Generator().manual_seed(0)).double()
+    observed = torch.ones(2, 5, dtype=torch.bool)
+    ours = latent(z, observed, torch.full((2, 5, 1), 3.0))
+    parameters = B7 | {"observation_covariance": [[1.5]]}
+    result = kalman_filter(LinearGaussianStateSpace(**parameters), z)
+    expected = -result.log_likelihood.mean().item()
+    assert ours.item() == pytest.approx(expected, abs=1e-6)
+
+
 def test_padded_sequences_count_by_their_steps():
     latent = KalmanPrediction(2, 3, generator=torch.Generator().manual_seed(0))
     z = torch.randn(2, 7, 2, generator=torch.Generator().manual_seed(1)).double()
