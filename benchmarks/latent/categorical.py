@@ -36,7 +36,7 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
-EPOCHS = 40
+EPOCHS, LEARNING_RATE = 20, 2e-3
 # Objective and probability of one class.
 METHODS = {
     "LDM, p = .99": ("ldm", 0.99),
@@ -73,7 +73,10 @@ def images():
 
 
 def fit(method, seed, X, epochs=EPOCHS):
-    """Fit ten classes to images."""
+    """Fit ten classes to images; p rises from 0.8 over the first three quarters.
+
+    Above that from the start, all images get one class before classes differ.
+    """
     objective, probability = METHODS[method]
     options = {
         "latent": "categorical",
@@ -81,15 +84,26 @@ def fit(method, seed, X, epochs=EPOCHS):
         "input_shape": (28, 28),
         "target": "augment",
         "augmentation": ImageAugmentation((28, 28)),
-        "learning_rate_init": 3e-3,
         "batch_size": 256,
-        "max_iter": epochs,
         "random_state": seed,
     }
     if objective is None:
-        return InformationEmbedder(10, **options).fit(X)
-    odds = math.log(9 * probability / (1 - probability))
-    return LDMEmbedder(10, objective=objective, concentration=odds, **options).fit(X)
+        model = InformationEmbedder(10, **options)
+    else:
+        model = LDMEmbedder(10, objective=objective, **options)
+    start, end = log_odds(0.8), log_odds(probability or 0.8)
+    for epoch in range(epochs):
+        share = min(1.0, epoch / (0.75 * epochs))
+        rate = 0.5 * LEARNING_RATE * (1 + math.cos(math.pi * epoch / epochs))
+        model.set_params(
+            concentration=start + share * (end - start), learning_rate_init=rate
+        ).partial_fit(X)
+    return model
+
+
+def log_odds(probability):
+    """Concentration at which both views have one of ten classes so often."""
+    return math.log(9 * probability / (1 - probability))
 
 
 def accuracy(found, y):
