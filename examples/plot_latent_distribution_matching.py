@@ -82,7 +82,9 @@ def draw(axis, name, Z):
         angles = np.pi / 2 + 2 * np.pi / 3 * np.arange(4)
         corners = np.stack([np.cos(angles), np.sin(angles)], axis=1)
         axis.plot(*corners.T, color="black", linewidth=0.8)
-        axis.scatter(*(Z @ corners[:3]).T, **points)
+        # A little noise, since points in a corner hide each other.
+        noise = np.random.default_rng(0).normal(scale=0.02, size=(len(Z), 2))
+        axis.scatter(*(Z @ corners[:3] + noise).T, **points)
     else:
         axis.scatter(*Z.T, **points)
         axis.set(xlabel="first coordinate", ylabel="second coordinate")

@@ -50,8 +50,8 @@ def blurred(images, strength):
 # -------------------------
 #
 # Standard deviations of each coordinate, in units of the prior's, over the test images.
-# They grow until hardly anything of a digit is left. Then the images are unlike all that
-# was seen in training, and no posterior promises to notice that: for what does not
+# They grow until hardly anything of a digit is left. Then the images are unlike all
+# that was seen in training, and no posterior promises to notice that: for what does not
 # belong there are densities (:ref:`outliers`).
 
 strengths = np.linspace(0, 2.5, 11)

@@ -1,6 +1,6 @@
 """Source recovery: are learned latents an affine map of the true ones?
 
-    python benchmarks/latent/identifiability.py          # one seed: ten minutes
+    python benchmarks/latent/identifiability.py          # one seed: minutes
     python benchmarks/latent/identifiability.py --full   # three seeds
 
 Figure A7 of Mikulasch and Zenke (arXiv:2605.03517). Latents are z ~ N(0, I) with N
@@ -8,7 +8,7 @@ coordinates and, one step later, z' ~ N(R z + 0.1 tanh(R z), 0.1 I) with a rando
 rotation R. Both are seen through one invertible network into 100 dimensions. Theorem 1
 says that an encoder with a Gaussian about a predictor recovers z up to an affine map.
 R2 is that of a linear regression of the true latents on the recovered ones, on rows
-that were not fitted. The paper has 100,000 samples; here there are 10,000.
+that were not fitted. The paper has 100,000 samples; here there are 5,000.
 """
 
 import sys
@@ -30,8 +30,8 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
-N_SAMPLES, N_TEST, WIDTH, EPOCHS = 10_000, 2_000, 100, 30
-SIZES = (2, 3, 4, 6, 8, 10)
+N_SAMPLES, N_TEST, WIDTH, EPOCHS = 5_000, 2_000, 100, 40
+SIZES = (2, 4, 6, 8, 10)
 PREDICTIVE = {"prior": "empirical", "predictor_hidden_layer_sizes": (64,)}
 METHODS = {
     "PCA": None,
