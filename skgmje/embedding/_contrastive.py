@@ -345,7 +345,7 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
     def _update_densities(
         self, model: JointModel, z_c: Tensor, z_t: Tensor, rate: float
     ) -> dict[str, Any]:
-        kept = (self._on_device(each).means for each in self._densities())
+        kept = self._context_density().means, self._target_density().means
         return self._kernels(
             model,
             *(
@@ -378,9 +378,6 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
             scale_spherical=width.reshape(1),
         )
         return in_own_units(density, encoder)
-
-    def _densities(self) -> tuple[MultivariateNormalMixture, MultivariateNormalMixture]:
-        return self.density_, self.target_density_
 
     def _embed_rows(self, encoder: Encoder, rows: np.ndarray) -> Tensor:
         """Embed rows as the tilting compares them."""

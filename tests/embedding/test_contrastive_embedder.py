@@ -16,7 +16,7 @@ from torch import nn
 import skgmje
 from skgmje import ContrastiveEmbedder
 from skgmje.embedding import _index
-from skgmje.latent import Tilting
+from skgmje.latent import ConditionalMatching, JointMatching, Tilting
 from skgmje.metrics import retrieval_score
 
 TILTINGS = ("cosine", "inner", "quadratic")
@@ -128,6 +128,42 @@ def test_no_direction_at_all_is_refused(pairs):
     with pytest.raises(ValueError, match="both zero"):
         contrastive(**nothing).fit(*pairs)
     contrastive(loss="joint", **nothing).fit(*pairs)
+
+
+C_UU, C_VV = np.array([[2, 0.5], [0.5, 1]]), np.array([[1.5, 0.2], [0.2, 1]])
+C_UV = np.array([[0.6, -0.1], [0.2, 0.5]])
+INFORMATION = 0.267161076421
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"tilting": "inner"}, -0.227005870841),
+        ({"tilting": "inner", "loss": "joint"}, -0.203856737098),
+        ({"tilting": "quadratic", "context_given_target": 2}, -INFORMATION),
+        ({"tilting": "quadratic", "loss": "joint"}, 0.085393167427 - INFORMATION),
+    ],
+    ids=str,
+)
+def test_training_reaches_the_closed_forms_on_gaussian_data(options, expected):
+    covariance = np.block([[C_UU, C_UV], [C_UV.T, C_VV]])
+    rng = np.random.default_rng(0)
+    rows = rng.multivariate_normal(np.zeros(4), covariance, size=12000)
+    train, test = np.split(rows, 2)
+    if "context_given_target" in options:
+        options = options | {"target_given_context": 0}
+    estimator = ContrastiveEmbedder(
+        2, encoder="linear", temperature=1.0, weight_decay=0.0, batch_size=500,
+        learning_rate_init=2e-2, max_iter=40, random_state=0, **options,
+    ).fit(train[:, :2], train[:, 2:])  # fmt: skip
+    tilting = Tilting(estimator.tilting, 1.0)
+    weights = estimator.context_given_target, estimator.target_given_context
+    loss = ConditionalMatching(tilting, *weights)
+    if estimator.loss == "joint":
+        loss = JointMatching(tilting)
+    z = estimator.transform(test[:, :2]), estimator.transform_target(test[:, 2:])
+    assert float(loss(*map(torch.tensor, z))) == pytest.approx(expected, abs=0.02)
 
 
 # -------------------------------------------------------------------------- the density
