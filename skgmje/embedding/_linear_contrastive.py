@@ -9,7 +9,7 @@ from sklearn.utils.validation import check_array, validate_data
 
 from skgmje._validation import Interval, StrOptions, fit_context
 from skgmje.embedding._linear_inference import DTYPES, LinearInferenceMixin
-from skgmje.embedding._pair_moments import PairMoments, lower_triangle
+from skgmje.embedding._pair_moments import PairMoments, log_volume, lower_triangle
 from skgmje.embedding._tiltings import OBJECTIVES
 from skgmje.io import SaveMixin
 from skgmje.mixture._samples import check_range
@@ -54,12 +54,13 @@ class LinearContrastive(LinearInferenceMixin, SaveMixin, BaseEstimator):
         weights of them, have the optimum of ``'inner_conditional'``. ``'..._joint'``
         matches the joint distribution instead.
     rank : int or None, default=None
-        Number of rows of each encoder: the width of the embeddings. None is the number
-        of columns of the smaller view.
+        Number of rows of each encoder: the width of the embeddings. None is the
+        smaller rank of the covariances of both views, which is the number of columns
+        of the smaller view unless columns of X depend on each other.
     ridge : float, default=0.0
         Added to the diagonal of the covariance of each view, in units of the variances
-        of its columns. Needed where columns are constant or depend on each other, and
-        useful where rows are few.
+        of its columns. Needed where columns of y are constant or depend on each other,
+        for `conditional_context` with such an X, and useful where rows are few.
 
     Attributes
     ----------
@@ -67,8 +68,9 @@ class LinearContrastive(LinearInferenceMixin, SaveMixin, BaseEstimator):
         The encoder G of the context.
     target_components_ : ndarray of shape (rank, n_targets)
         The encoder H of the target.
-    canonical_correlations_ : ndarray of shape (min(n_features, n_targets),)
-        Canonical correlations of the views, in descending order.
+    canonical_correlations_ : ndarray of shape (n_pairs,)
+        Canonical correlations of the views, in descending order: as many as the smaller
+        rank of their covariances.
     coef_ : ndarray of shape (n_targets, n_features)
         Slopes of the model's mean of the target given the context.
     coef_reverse_ : ndarray of shape (n_features, n_targets)
@@ -110,6 +112,12 @@ class LinearContrastive(LinearInferenceMixin, SaveMixin, BaseEstimator):
     scaled against each other; these have diagonal gains in canonical coordinates, and
     the largest entry of each row of `context_components_` in standard deviations of X
     is positive.
+
+    Columns of X may be constant or depend on each other. Encoders and slopes then lie
+    in the range of its covariance, in standard units, and all that is said of the
+    target is unchanged. Only `conditional_context` does not exist, and the density of
+    the context is that on the range. Directions of less than about 1e-7 standard
+    deviations count as constant.
 
     References
     ----------
@@ -165,9 +173,10 @@ class LinearContrastive(LinearInferenceMixin, SaveMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            If the covariance of a view has no inverse and there is no ridge; if the
-            views determine each other and the objective is quadratic, so that it has no
-            optimum; or if `rank` exceeds the width of a view.
+            If, without a ridge, the covariance of y has no inverse, or that of X has
+            none for want of rows; if the views determine each other and the objective
+            is quadratic, so that it has no optimum; or if `rank` exceeds that of a
+            covariance.
 
         Notes
         -----
@@ -216,8 +225,8 @@ class LinearContrastive(LinearInferenceMixin, SaveMixin, BaseEstimator):
         Raises
         ------
         ValueError
-            As in `fit`, and if shapes do not fit or the covariance is not symmetric
-            and positive semi-definite.
+            As in `fit`, whatever the number of rows behind the moments, and if shapes
+            do not fit or the covariance is not symmetric and positive semi-definite.
 
         Examples
         --------
@@ -250,16 +259,16 @@ class LinearContrastive(LinearInferenceMixin, SaveMixin, BaseEstimator):
         return self._solve(PairMoments.of_covariance(mean, covariance, n_features))
 
     def _solve(self, moments: PairMoments) -> Self:
-        n_features, n_targets = moments.n_context, len(moments.mean) - moments.n_context
-        rank = min(n_features, n_targets) if self.rank is None else self.rank
-        if rank > min(n_features, n_targets):
-            raise ValueError(
-                f"rank={rank} exceeds the number of columns of the smaller view, "
-                f"{min(n_features, n_targets)}: further rows of the encoders would "
-                "change nothing. Lower rank, or leave it None."
-            )
         objective = OBJECTIVES[self.objective]
         pairs = moments.canonical_pairs(self.ridge)
+        n_pairs = len(pairs.correlations)
+        rank = n_pairs if self.rank is None else self.rank
+        if rank > n_pairs:
+            raise ValueError(
+                f"rank={rank} exceeds the rank of the covariance of the smaller view, "
+                f"{n_pairs}: further rows of the encoders would change nothing. Lower "
+                "rank, or leave it None."
+            )
         s = pairs.correlations[:rank]
         if objective.is_quadratic and 1 - s[0] <= 1e-12:
             raise ValueError(
@@ -282,7 +291,8 @@ class LinearContrastive(LinearInferenceMixin, SaveMixin, BaseEstimator):
         )
         self.conditional_covariance_ = _square(self._scale_tril)
         self.conditional_covariance_reverse_ = _square(self._scale_tril_reverse)
-        self._context_scale_tril = lower_triangle(pairs.context_factor)
+        self._context_weights = pairs.context_weights
+        self._context_log_volume = log_volume(pairs.context_factor)
         self.context_covariance_ = _square(pairs.context_factor)
         self.target_covariance_ = _square(pairs.target_factor)
         self.context_mean_, self.target_mean_ = moments.split(moments.mean)
@@ -292,7 +302,7 @@ class LinearContrastive(LinearInferenceMixin, SaveMixin, BaseEstimator):
         self.mutual_information_ = float(information.sum())
         self.loss_ = float(objective.loss(g, h, s).sum())
         self.divergence_ = max(0.0, self.loss_ + self.mutual_information_)
-        self.rank_, self.n_targets_in_ = rank, n_targets
+        self.rank_, self.n_targets_in_ = rank, len(self.target_mean_)
         return self
 
     def _validate_views(self, X, y) -> tuple[np.ndarray, np.ndarray]:
@@ -334,7 +344,7 @@ class LinearContrastive(LinearInferenceMixin, SaveMixin, BaseEstimator):
 def _conditional(
     factor: np.ndarray, weights: np.ndarray, slope: np.ndarray, variance: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return slopes and a Cholesky factor of one view given the other.
+    """Return slopes and a triangular factor of one view given the other.
 
     The first columns of `factor` move with the canonical coordinates, of which slope
     and variance are given; the others keep the variance one.

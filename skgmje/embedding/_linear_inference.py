@@ -31,7 +31,8 @@ class LinearInferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
     coef_reverse_: np.ndarray
     _scale_tril: np.ndarray
     _scale_tril_reverse: np.ndarray
-    _context_scale_tril: np.ndarray
+    _context_weights: np.ndarray
+    _context_log_volume: float
     _target_is_column: bool
 
     # ------------------------------------------------------------------ embeddings
@@ -154,8 +155,15 @@ class LinearInferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         -------
         conditional : MultivariateNormalMixture
             Batch of `n_samples` Gaussians over the context, in its units.
+
+        Raises
+        ------
+        ValueError
+            If the covariance of X is singular: there is no density, only the mean of
+            `predict_reverse` and ``conditional_covariance_reverse_``.
         """
         means = self._mean_reverse(self._check_target(Y))
+        self._check_context_density()
         return _gaussians(means, self._scale_tril_reverse)
 
     # --------------------------------------------------------------------- scores
@@ -174,14 +182,18 @@ class LinearInferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         -------
         log_density : ndarray of shape (n_samples,)
             In nats: ``log p(v | u)`` under the model, or ``log p(u)`` under the
-            marginal Gaussian without y.
+            marginal Gaussian without y. If the covariance of X is singular, ``p(u)``
+            is the density on its range, to which rows are projected first.
         """
         X = self._check_context(X)
         if y is None:
-            return _log_density(X - self.context_mean_, self._context_scale_tril)
+            whitened = (X - self.context_mean_) @ self._context_weights
+            return _log_density(whitened, self._context_log_volume)
         Y = self._check_target(y)
         check_consistent_length(X, Y)
-        return _log_density(Y - self._mean(X), self._scale_tril)
+        deviations = (Y - self._mean(X)).T
+        whitened = solve_triangular(self._scale_tril, deviations, lower=True).T
+        return _log_density(whitened, np.log(self._scale_tril.diagonal()).sum())
 
     def score(self, X, y):
         """Mean log-likelihood of the target given the context, under the model.
@@ -223,6 +235,15 @@ class LinearInferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         check_is_fitted(self)
         return validate_data(self, X, dtype=DTYPES, reset=False)
 
+    def _check_context_density(self) -> None:
+        width, rank = self._scale_tril_reverse.shape
+        if rank < width:
+            raise ValueError(
+                f"X has no conditional density: it has {width} columns, but its "
+                f"covariance has rank {rank}. Columns are constant or combinations of "
+                "others; set ridge > 0 or drop columns."
+            )
+
     def _check_target(self, Y) -> np.ndarray:
         check_is_fitted(self)
         Y = check_array(Y, dtype=DTYPES, ensure_2d=False, input_name="y")
@@ -243,8 +264,6 @@ def _gaussians(means: np.ndarray, scale_tril: np.ndarray) -> MultivariateNormalM
     )
 
 
-def _log_density(deviations: np.ndarray, scale_tril: np.ndarray) -> np.ndarray:
-    whitened = solve_triangular(scale_tril, deviations.T, lower=True)
-    log_norm = np.log(np.abs(scale_tril.diagonal())).sum()
-    log_norm += len(scale_tril) * np.log(2 * np.pi) / 2
-    return -(whitened**2).sum(axis=0) / 2 - log_norm
+def _log_density(whitened: np.ndarray, log_volume: float) -> np.ndarray:
+    log_norm = log_volume + whitened.shape[1] * np.log(2 * np.pi) / 2
+    return -(whitened**2).sum(axis=1) / 2 - log_norm

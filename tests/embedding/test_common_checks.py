@@ -212,7 +212,9 @@ estimators = [
     skgmje.GaussianProcessEmbedder(target="y", random_state=0),
     skgmje.JEPAEmbedder(**small),
     skgmje.LDMEmbedder(**small),
+    skgmje.LinearContrastive(),
     skgmje.MDNEmbedder(3, target="augment", **small),
+    skgmje.VJEEmbedder(**small),
     skgmje.GaussianMixture(2),
     skgmje.GaussianMixture(2, covariance_type="diag"),
     skgmje.ParticleBank(8),
@@ -244,7 +246,7 @@ def test_checks_pass_and_none_is_skipped_under_array_api_dispatch():
     others = [tuple(result) for result in results if tuple(result[:2]) != drawn]
     assert [result for result in others if result[2] != "passed"] == []
     array_api = [name for name, check, _ in results if check == "check_array_api_input"]
-    assert len(array_api) == 9
+    assert len(array_api) == 12
 
 
 @pytest.mark.slow

@@ -27,8 +27,10 @@ from skgmje import GJEEmbedder, LinearContrastive, load
 each_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 each_quadratic = pytest.mark.parametrize("objective", OBJECTIVES[2:])
 FIXTURE = side_by_side(UU, VV, UV)
-# The views of this check have linearly dependent columns, which are refused.
-WITHOUT_RIDGE = {"check_array_api_input": "a singular covariance needs a ridge"}
+INDEFINITE = np.array([[1.0, 2.0], [2.0, 1.0]])
+# A context that hardly varies in one direction, and covaries too much with a target.
+NARROW = np.array([[1, 1 - 1e-8], [1 - 1e-8, 1]])
+NARROW_CROSS = 2e-4 / np.sqrt(2) * np.array([[1, 0], [-1, 0]])
 
 
 def answers(model, X, Y):
@@ -57,8 +59,7 @@ def test_every_objective_passes_the_checks(estimator, check):
 
 
 @parametrize_with_checks(
-    [LinearContrastive(), LinearContrastive("quadratic_conditional", rank=1)],
-    expected_failed_checks=lambda estimator: WITHOUT_RIDGE,
+    [LinearContrastive(), LinearContrastive("quadratic_conditional", rank=1)]
 )
 def test_estimators_without_a_ridge_pass_the_checks(estimator, check):
     check(estimator)
@@ -353,27 +354,155 @@ def test_two_processes_end_with_the_encoders_of_one(pairs, tmp_path):
 # ------------------------------------------------------------------- degenerate data
 
 
-@pytest.mark.parametrize("view", ["X", "y"])
-@pytest.mark.parametrize("case", ["constant", "repeated", "sum", "few rows"])
-def test_a_singular_covariance_is_refused_and_a_ridge_mends_it(case, view, pairs):
+# The column that depends on the others: their slopes, and an offset.
+DEPENDENT = {"constant": ([0, 0, 0], 0.1), "repeated": ([1, 0, 0], 0)}
+DEPENDENT["sum"] = ([1, -1e3, 0], 5)
+each_dependent = pytest.mark.parametrize("case", DEPENDENT)
+
+
+def with_dependent_column(view, case):
+    slopes, offset = DEPENDENT[case]
+    return np.column_stack([view, view[:, :3] @ slopes + offset])
+
+
+def degenerate(case, view, pairs):
     X, Y = pairs
-    odd = X.copy() if view == "X" else Y.copy()
-    if case == "constant":
-        odd[:, 1] = 0.1
-    elif case == "repeated":
-        odd = np.hstack([odd, odd[:, :1]])
-    elif case == "sum":
-        odd[:, 2] = odd[:, 0] - 1e3 * odd[:, 1] + 5
+    if case == "few rows":
+        X, Y, odd = X[:4, :2], Y[:4, :2], np.random.default_rng(0).normal(size=(4, 6))
+    elif case == "all constant":
+        odd = np.full((300, 2), 0.1)
     else:
-        X, Y, odd = X[:4], Y[:4], np.random.default_rng(0).normal(size=(4, 6))
-        X, Y = X[:, :2], Y[:, :2]
-    views = (odd, Y) if view == "X" else (X, odd)
+        odd = with_dependent_column(X if view == "X" else Y, case)
+    return (odd, Y) if view == "X" else (X, odd)
+
+
+@pytest.mark.parametrize(
+    ("case", "view"),
+    [(case, "y") for case in (*DEPENDENT, "few rows", "all constant")]
+    + [(case, "X") for case in ("few rows", "all constant")],
+)
+def test_a_singular_target_and_too_few_rows_are_refused(case, view, pairs):
     with pytest.raises(ValueError, match=f"covariance of {view} is singular.* ridge"):
-        LinearContrastive().fit(*views)
+        LinearContrastive().fit(*degenerate(case, view, pairs))
+
+
+@pytest.mark.parametrize("view", ["X", "y"])
+@pytest.mark.parametrize("case", [*DEPENDENT, "few rows", "all constant"])
+def test_a_ridge_mends_a_singular_covariance(case, view, pairs):
+    views = degenerate(case, view, pairs)
     for objective in OBJECTIVES:
         model = LinearContrastive(objective, ridge=1e-2).fit(*views)
         assert all(np.isfinite(answer).all() for answer in answers(model, *views))
         assert np.isfinite(model.loss_)
+
+
+@each_objective
+@each_dependent
+def test_a_dependent_column_of_the_context_changes_nothing(case, objective, pairs):
+    X, Y = pairs
+    wide = with_dependent_column(X, case)
+    model, plain = (LinearContrastive(objective).fit(view, Y) for view in (wide, X))
+    assert model.rank_ == plain.rank_ == 3
+    # The largest weight may be another one, and with it the sign of an embedding.
+    assert_allclose(abs(model.transform(wide)), abs(plain.transform(X)), atol=1e-9)
+    assert_allclose(model.similarity(wide, Y), plain.similarity(X, Y), atol=1e-9)
+    assert_allclose(model.predict(wide), plain.predict(X), atol=1e-9)
+    assert_allclose(model.score_samples(wide, Y), plain.score_samples(X, Y), atol=1e-9)
+    density = model.conditional(wide).log_prob(torch.from_numpy(Y))
+    assert_allclose(density, plain.score_samples(X, Y), atol=1e-9)
+    for name in ("conditional_covariance_", "canonical_correlations_", "divergence_"):
+        assert_allclose(getattr(model, name), getattr(plain, name), atol=1e-10)
+
+
+@each_objective
+@each_dependent
+def test_a_dependent_column_of_the_context_leaves_its_moments(case, objective, pairs):
+    X, Y = pairs
+    wide = with_dependent_column(X, case)
+    model, plain = (LinearContrastive(objective).fit(view, Y) for view in (wide, X))
+    # The column is that combination of the others in every conditional, too.
+    predicted = with_dependent_column(plain.predict_reverse(Y), case)
+    assert_allclose(model.predict_reverse(Y), predicted, rtol=1e-8, atol=1e-8)
+    change = with_dependent_column(np.eye(5), case).T
+    change[-1] -= DEPENDENT[case][1]
+    covariance = change @ plain.conditional_covariance_reverse_ @ change.T
+    ours = model.conditional_covariance_reverse_
+    assert_allclose(ours, covariance, rtol=1e-8, atol=1e-8)
+    assert_array_equal(ours, ours.T)
+    assert np.linalg.matrix_rank(ours, hermitian=True) == 5
+    assert np.linalg.eigvalsh(ours)[0] > -1e-14 * ours.max()
+
+
+@each_dependent
+def test_the_density_of_a_singular_context_is_that_on_its_range(case, pairs):
+    X, Y = pairs
+    wide = with_dependent_column(X, case)
+    model = LinearContrastive().fit(wide, Y)
+    marginal = multivariate_normal(
+        wide.mean(0), np.cov(wide.T, bias=True), allow_singular=True
+    )
+    assert_allclose(model.score_samples(wide), marginal.logpdf(wide), rtol=1e-8)
+    off = wide + 10 * (case == "constant") * np.eye(6)[-1]
+    assert_allclose(model.score_samples(off), model.score_samples(wide))
+
+
+@pytest.mark.parametrize(("repeated", "digits"), [(False, 60), (True, 5)])
+def test_the_density_of_the_context_holds_in_other_units(repeated, digits, pairs):
+    X, Y = pairs
+    X = with_dependent_column(X, "repeated") if repeated else X
+    scale = 10 ** np.random.default_rng(2).uniform(-digits, digits, X.shape[1])
+    # A repeated column shares the unit of the first, and the volume is that of five.
+    scale[-1] = scale[0]
+    model, moved = (LinearContrastive().fit(view, Y) for view in (X, scale * X))
+    volume = np.log(scale[:5]).sum()
+    expected = model.score_samples(X) - volume
+    assert_allclose(moved.score_samples(scale * X), expected, atol=1e-8)
+
+
+@each_dependent
+def test_a_singular_context_has_no_conditional_density(case, pairs):
+    X, Y = pairs
+    wide = with_dependent_column(X, case)
+    model = LinearContrastive().fit(wide, Y)
+    message = "X has no conditional density: it has 6 columns, .* rank 5.* ridge"
+    with pytest.raises(ValueError, match=message):
+        model.conditional_context(Y)
+    ridged = LinearContrastive(ridge=1e-3).fit(wide, Y)
+    density = ridged.conditional_context(Y).log_prob(torch.from_numpy(wide))
+    assert torch.isfinite(density).all()
+
+
+def test_the_rank_is_at_most_that_of_the_context(pairs):
+    X, Y = pairs
+    line = X[:, :1] * [1.0, 2.0, -3.0]
+    model = LinearContrastive().fit(line, Y)
+    assert model.transform(line).shape == (300, 1)
+    assert model.context_components_.shape == (1, 3)
+    assert model.canonical_correlations_.shape == (1,)
+    assert_allclose(model.predict(line), LinearRegression().fit(line, Y).predict(line))
+    with pytest.raises(ValueError, match=r"rank=2 exceeds .* smaller view, 1"):
+        LinearContrastive(rank=2).fit(line, Y)
+
+
+def test_a_wide_context_of_low_rank_needs_few_rows():
+    rng = np.random.default_rng(0)
+    Y = rng.normal(size=(6, 1))
+    for inner in (1, 4):
+        X = rng.normal(size=(6, inner)) @ rng.normal(size=(inner, 10))
+        model = LinearContrastive("quadratic_target").fit(X, Y)
+        assert model.canonical_correlations_[0] < 0.999
+        assert_allclose(model.predict(X), LinearRegression().fit(X, Y).predict(X))
+    with pytest.raises(ValueError, match=r"rank 5.*too few rows"):
+        LinearContrastive().fit(rng.normal(size=(6, 10)), Y)
+
+
+@pytest.mark.parametrize("scale", [1.0, 0.3, 7.0])
+def test_of_equal_weights_the_first_is_positive(scale, pairs):
+    X, Y = pairs
+    opposite = np.column_stack([X[:, 0], 1 - scale * X[:, 0]])
+    model = LinearContrastive().fit(opposite, Y)
+    assert model.context_components_[0, 0] > 0
+    assert model.context_components_[0, 1] < 0
 
 
 @each_quadratic
@@ -452,7 +581,15 @@ def test_bad_data_are_refused(pairs):
         (np.triu(np.ones((4, 4))), {}, "symmetric"),
         (np.diag([1.0, 1, 1, -1]), {}, "negative variance"),
         (side_by_side(np.eye(2), np.eye(2), 2 * np.eye(2)), {}, "semi-definite"),
-        (np.ones((4, 4)), {}, "X is singular"),
+        (side_by_side(INDEFINITE, np.eye(2), 0 * UV), {}, "semi-definite"),
+        (side_by_side(np.ones((2, 2)), np.eye(2), np.eye(2) / 2), {}, "semi-definite"),
+        (
+            side_by_side(NARROW, np.eye(2), NARROW_CROSS),
+            {},
+            "canonical correlation of 2",
+        ),
+        (side_by_side(np.zeros((2, 2)), np.eye(2), 0 * UV), {}, "X is singular"),
+        (np.ones((4, 4)), {}, "y is singular"),
         (np.eye(4), {"rank": 3}, "exceeds"),
         (np.eye(4), {"ridge": -1}, "'ridge' parameter"),
     ],
@@ -467,7 +604,7 @@ def test_a_refused_fit_leaves_the_estimator_as_it_was(pairs):
     X, Y = pairs
     model = LinearContrastive().fit(X, Y)
     expected = answers(model, X, Y)
-    for views in ((X[:, [0, 0]], Y), (X[:, :2], np.full(300, np.nan)), (X[:3], Y[:3])):
+    for views in ((X, Y[:, [0, 0]]), (X[:, :2], np.full(300, np.nan)), (X[:3], Y[:3])):
         with pytest.raises(ValueError, match=r"singular|NaN"):
             model.fit(*views)
         for before, after in zip(expected, answers(model, X, Y), strict=True):
