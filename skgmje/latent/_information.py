@@ -38,6 +38,9 @@ def pairwise_log_prob(conditional: MultivariateNormalMixture, z_t: Tensor) -> Te
     >>> pairwise_log_prob(conditional, torch.zeros(5, 2)).shape
     torch.Size([5, 3])
     """
+    common = _common_components(conditional)
+    if common is not None:
+        return _log_product(common.component_log_prob(z_t), conditional.log_weights)
     n_contexts = conditional.batch_shape[0]
     width = n_contexts * conditional.n_components * z_t.shape[1]
     return torch.cat(
@@ -46,6 +49,35 @@ def pairwise_log_prob(conditional: MultivariateNormalMixture, z_t: Tensor) -> Te
             for block in z_t.split(max(1, PAIR_BLOCK_NUMBERS // width))
         ]
     )
+
+
+def _common_components(
+    conditional: MultivariateNormalMixture,
+) -> MultivariateNormalMixture | None:
+    """Return the components if the contexts choose among the same ones."""
+    means = conditional.means
+    if means.stride(0):
+        return None
+    scale = conditional.parameters()
+    scale = {k: v for k, v in scale.items() if k not in ("weights", "means")}
+    one = MultivariateNormalMixture.from_log_weights(
+        conditional.log_weights[0], means[0], **scale
+    )
+    return None if one.batch_shape else one
+
+
+def _log_product(a: Tensor, b: Tensor) -> Tensor:
+    """Return ``log(exp(a) @ exp(b).T)`` for (n, K) and (m, K)."""
+    a_peak, b_peak = (x.amax(1, keepdim=True) for x in (a, b))
+    product = (a - a_peak).exp() @ (b - b_peak).exp().T
+    result = product.log() + a_peak + b_peak.T
+    # Where the largest of one row meet nothing of the other, the product underflows.
+    limits = torch.finfo(a.dtype)
+    pairs = (product < limits.tiny / limits.eps).nonzero()
+    for block in pairs.split(max(1, PAIR_BLOCK_NUMBERS // a.shape[1])):
+        rows, columns = block.T
+        result[rows, columns] = (a[rows] + b[columns]).logsumexp(1)
+    return result
 
 
 def contrastive_bound(log_prob: Tensor) -> Tensor:

@@ -620,3 +620,21 @@ def test_only_a_target_encoder_of_its_own_has_a_reverse_head(options, has_revers
     mdn.fit(X, Y)
     (latent,) = made
     assert (latent.reverse_head is not None) is has_reverse
+
+
+@pytest.mark.parametrize("distance", [1.0, 200.0])
+def test_pairs_of_contexts_that_share_components_are_those_of_each_context(distance):
+    # Kernels with independent blocks, as of a bank; far ones underflow as products.
+    generator = torch.Generator().manual_seed(0)
+    means = distance * torch.randn(40, 4, generator=generator, dtype=torch.float64)
+    weights = torch.full((40,), 1 / 40, dtype=torch.float64)
+    kernels = MultivariateNormalMixture(
+        weights, means, scale_diag=torch.ones(1, 4, dtype=torch.float64)
+    )
+    conditional = kernels.condition([0, 1], means[:, :2])
+    targets = means[:, 2:] + 0.1
+    expected = conditional.log_prob(targets.unsqueeze(1))
+    assert bool(expected.isfinite().all())
+    torch.testing.assert_close(
+        pairwise_log_prob(conditional, targets), expected, rtol=1e-12, atol=1e-10
+    )
