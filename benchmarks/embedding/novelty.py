@@ -124,7 +124,7 @@ EMBEDDERS = {
     "GJE": GJEEmbedder,
     "GMJE": lambda **options: GMJEEmbedder(10, **options),
     "MDN": lambda **options: MDNEmbedder(5, **options),
-    "VJE": VJEEmbedder,
+    "VJE": lambda **options: VJEEmbedder(n_components=10, **options),
 }
 
 

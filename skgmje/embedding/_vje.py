@@ -57,7 +57,7 @@ class VJEEmbedder(JointDensityEmbedder):
     (:class:`~skgmje.latent.SymmetricELBO`). Embeddings are posterior means, and their
     standard deviations say how sure they are (`posterior`).
 
-    One Gaussian over the embeddings of both views is fitted after training. It gives
+    A mixture over the embeddings of both views is fitted after training. It gives
     conditionals, samples and scores, as in the other embedders.
 
     Read more in the :ref:`User Guide <variational>`.
@@ -117,14 +117,18 @@ class VJEEmbedder(JointDensityEmbedder):
     target_stop_gradient : bool, default=True
         Whether gradients stop at the representation that is explained. Without this
         representations tend to collapse to one direction.
-    novelty : str, default='density'
-        What `score_samples` returns for rows without a target; all are high for rows
-        like those of the fit. ``'density'``: the log-density of the posterior mean;
-        ``'directional'``: the expected log-likelihood of the row's own direction;
-        ``'elbo'`` or ``'evidence'``: the evidence lower bound, or the
+    novelty : str, default='directional'
+        What `score_samples` returns for rows without a target; all are meant to be high
+        for rows like those of the fit. ``'directional'``: the expected log-likelihood
+        of the row's own direction; ``'density'``: the log-density of the posterior
+        mean, which needs several components, since strange rows are often mapped to the
+        middle; ``'elbo'`` or ``'evidence'``: the evidence lower bound, or the
         importance-weighted one, of the row given itself; ``'scale'``: minus the
         log-scale of the posterior; ``'divergence'``: minus its divergence from the
         prior.
+    n_components : int, default=1
+        Number of components of the density that is fitted to the embeddings of both
+        views after training.
     reg_covar : float, default=1e-6
         Added to the diagonal of the covariances of the fitted density, in units of the
         variances of the embeddings.
@@ -161,7 +165,7 @@ class VJEEmbedder(JointDensityEmbedder):
     likelihood_ : PolarStudentT
         The fitted likelihood.
     density_ : MultivariateNormalMixture
-        Joint Gaussian of the embeddings of both views.
+        Joint mixture of the embeddings of both views.
     decoder_ : Decoder
         The fitted decoder, if one was asked for.
     loss_curve_ : list of float
@@ -223,6 +227,7 @@ class VJEEmbedder(JointDensityEmbedder):
         "n_warmup": [Interval(Integral, 0, None, closed="left")],
         "target_stop_gradient": ["boolean"],
         "novelty": [StrOptions({"density", *NOVELTIES})],
+        "n_components": [Interval(Integral, 1, None, closed="left")],
     }
     likelihood_: PolarStudentT
 
@@ -246,7 +251,8 @@ class VJEEmbedder(JointDensityEmbedder):
         beta=1.0,
         n_warmup=0,
         target_stop_gradient=True,
-        novelty="density",
+        novelty="directional",
+        n_components=1,
         reg_covar=1e-6,
         learning_rate_init=3e-3,
         weight_decay=1e-4,
@@ -278,6 +284,7 @@ class VJEEmbedder(JointDensityEmbedder):
         self.n_warmup = n_warmup
         self.target_stop_gradient = target_stop_gradient
         self.novelty = novelty
+        self.n_components = n_components
         self.reg_covar = reg_covar
         self.learning_rate_init = learning_rate_init
         self.weight_decay = weight_decay
@@ -325,7 +332,7 @@ class VJEEmbedder(JointDensityEmbedder):
     # ------------------------------------------------------------------ the density
 
     def _density_form(self) -> DensityForm:
-        return DensityForm(1)
+        return DensityForm(self.n_components)
 
     def _fit_densities(
         self, model: JointModel, z_c: Tensor, z_t: Tensor, seed: int
@@ -383,7 +390,7 @@ class VJEEmbedder(JointDensityEmbedder):
         return self._novelty_scores(name, X, y)
 
     def score_samples(self, X, y=None):
-        """Log-density of each row, or what `novelty` names.
+        """How well each row fits those of the fit, as `novelty` measures it.
 
         Parameters
         ----------
@@ -395,8 +402,8 @@ class VJEEmbedder(JointDensityEmbedder):
         Returns
         -------
         score : ndarray of shape (n_samples,)
-            High for rows like those of the fit. Without y, what `novelty` names, by
-            default ``log p(z_c)`` in nats. With y, ``log p(z_t | z_c) - log p(z_t)``.
+            High for rows like those of the fit. Without y, what `novelty` names, in
+            nats. With y, ``log p(z_t | z_c) - log p(z_t)``.
 
         Raises
         ------

@@ -51,7 +51,8 @@ FACTORS = {
     VJEEmbedder: {
         "target": COMMON["target"],
         "likelihood": ("feature_wise", "multivariate"),
-        "novelty": ("density", "elbo"),
+        "novelty": ("directional", "density"),
+        "n_components": (1, 3),
     },
     LDMEmbedder: {"target": COMMON["target"], "latent": ("von_mises_fisher",)},
     MDNEmbedder: COMMON
