@@ -201,7 +201,7 @@ class VJEEmbedder(JointDensityEmbedder):
 
     References
     ----------
-    A. Oji, P. Fieguth, "Joint Embedding Variational Bayes", arXiv:2602.05639 (2026),
+    Oji and Fieguth, "Joint Embedding Variational Bayes", arXiv:2602.05639 (2026),
     for the idea: polar likelihoods with heavy tails, symmetric bounds, and a scale that
     is shared. Equations and defaults are ours.
 

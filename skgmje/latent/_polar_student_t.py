@@ -99,7 +99,7 @@ class PolarStudentT(nn.Module):
 
     References
     ----------
-    A. Oji, P. Fieguth, "Joint Embedding Variational Bayes", arXiv:2602.05639 (2026),
+    Oji and Fieguth, "Joint Embedding Variational Bayes", arXiv:2602.05639 (2026),
     for the idea; the equations are ours.
 
     Examples
