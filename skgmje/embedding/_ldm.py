@@ -25,7 +25,7 @@ ENTROPY_OF_LATENT = {
     "categorical": "categorical",
 }
 
-_PREDICTIVE = {"prior": "empirical", "predictor_hidden_layer_sizes": (64,)}
+_PREDICTIVE = {"prior": "empirical", "predictor_hidden_layer_sizes": (64, 64)}
 _PLUG_IN = {"entropy": "plug_in", "objective": "ldm", **_PREDICTIVE}
 # The methods of the field as parameters of LDMEmbedder.
 LDM_METHODS: dict[str, dict[str, Any]] = {
@@ -45,7 +45,13 @@ LDM_METHODS: dict[str, dict[str, Any]] = {
     },
     "byol": {"latent": "von_mises_fisher", **_PLUG_IN, "momentum": 0.99},
     "simsiam": {"latent": "von_mises_fisher", **_PLUG_IN, "momentum": 0.0},
-    "jepa": {"latent": "gaussian", **_PLUG_IN, "momentum": 0.99},
+    "jepa": {
+        "latent": "gaussian",
+        **_PLUG_IN,
+        "momentum": 0.99,
+        "activation": "tanh",
+        "learning_rate_init": 2e-3,
+    },
     "dirichlet": {"latent": "dirichlet", "entropy": "kde", "objective": "mi"},
     "categorical": {
         "latent": "categorical",

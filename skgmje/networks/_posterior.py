@@ -89,7 +89,7 @@ class PosteriorNetwork(nn.Module):
     ):
         super().__init__()
         # Without a common centre all directions may become one.
-        standardise = nn.BatchNorm1d(width, affine=False)
+        standardise = nn.BatchNorm1d(width, affine=False, dtype=torch.float32)
         self.network, self.standardise = network, standardise
         self.width, self.is_tied = width, is_tied
         widths = [width, *hidden_layer_sizes]
@@ -97,7 +97,7 @@ class PosteriorNetwork(nn.Module):
         for width_in, width_out in itertools.pairwise(widths):
             layers += [
                 linear(width_in, width_out, generator),
-                nn.BatchNorm1d(width_out),
+                nn.BatchNorm1d(width_out, dtype=torch.float32),
                 nn.ReLU(),
             ]
         n_outputs = (2 if is_tied else 3) * width
