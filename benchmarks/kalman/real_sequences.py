@@ -106,7 +106,7 @@ def kalman(series, first, horizon, context, state_dim, seed):
         learning_rate_init=5e-4,
         max_iter=150,
         random_state=seed,
-    ).fit(windows(series[:first], context, 3))
+    ).fit(windows(series[:first], context, 5))
     origins = np.arange(first, len(series) - horizon + 1)
     pasts = np.stack([series[t - context : t] for t in origins])[..., None]
     means, covariances = model.forecast(pasts, horizon)
@@ -212,7 +212,7 @@ def make_videos(digits, rng):
     return canvas.reshape(n, N_FRAMES, -1), place
 
 
-def vector_autoregression(X, place, X_past, n_components=6, n_sequences=30):
+def vector_autoregression(X, place, X_past, n_components=6, n_sequences=10):
     """Forecasts of principal components by statsmodels, and a regression of places."""
     from statsmodels.tsa.statespace.varmax import VARMAX
 
@@ -227,7 +227,7 @@ def vector_autoregression(X, place, X_past, n_components=6, n_sequences=30):
         [part for own in z[:n_sequences] for part in (own, gap)], axis=0
     )
     model = VARMAX(joined, order=(2, 0), trend="n")
-    fitted = model.fit(disp=False, maxiter=30)
+    fitted = model.fit(disp=False, maxiter=15)
     means, deviations = [], []
     for frames in X_past:
         own = pca.transform(frames) / scale

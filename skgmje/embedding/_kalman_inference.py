@@ -36,7 +36,6 @@ class _Filtered(NamedTuple):
     sequences: Sequences
     views: SequenceViews
     z: Tensor
-    noise: Tensor | None
     result: FilterResult
 
 
@@ -304,21 +303,18 @@ n_coordinates)
                 filtered.result.predicted_mean, filtered.result.predicted_covariance
             )
         )
-        covariance = predictive.covariance
-        if filtered.noise is not None:
-            common = self._space().observation_covariance
-            covariance = covariance - common + filtered.noise
-        parts = (filtered.z, predictive.mean, covariance)
+        # A noise that is read from the step itself would give away what is to be told;
+        # here all have the mean one.
+        padded = (filtered.z, predictive.mean, predictive.covariance)
         z, mean, covariance = (
-            unpad(part, filtered.views)[observed.to(part.device)] for part in parts
+            unpad(part, filtered.views)[observed.to(part.device)] for part in padded
         )
         order = np.random.default_rng(SCORE_SEED).permutation(len(z))
-        groups = np.array_split(order, -(-len(z) // SCORE_CONTEXTS))
+        parts = np.array_split(order, -(-len(z) // SCORE_CONTEXTS))
         bounds = [
-            float(_information(z[rows], mean[rows], covariance[rows]))
-            for rows in groups
+            float(_information(z[rows], mean[rows], covariance[rows])) for rows in parts
         ]
-        return float(np.average(bounds, weights=[len(rows) for rows in groups]))
+        return float(np.average(bounds, weights=[len(rows) for rows in parts]))
 
     # -------------------------------------------------------------------- helpers
 
@@ -358,7 +354,7 @@ n_coordinates)
         result = kalman_filter(
             self._space(), z, lengths=_lengths(views), observation_covariance=noise
         )
-        return _Filtered(sequences, views, z, noise, result)
+        return _Filtered(sequences, views, z, result)
 
     def _given(self, filtered: _Filtered, values: Tensor) -> np.ndarray:
         """Lay out padded values as the user gave the steps."""

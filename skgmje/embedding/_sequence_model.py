@@ -1,6 +1,6 @@
 """The module that is trained on sequences: an encoder and a Kalman filter."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -127,6 +127,6 @@ def _fill(values: Tensor, observed: Tensor, missing: float) -> Tensor:
     return filled
 
 
-def _scatter(values: Tensor, observed: Tensor) -> Any:
+def _scatter(values: Tensor, observed: Tensor) -> Tensor:
     """Put rows to the steps that are there, and zero elsewhere."""
     return _fill(values, observed, 0.0)
