@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from skgmje.embedding._model import JointModel, encode_batch
@@ -30,7 +29,7 @@ class VariationalModel(JointModel):
         """Return the loss in nats."""
         first = _posterior(self.encoder, context)
         second = _posterior(self.target_encoder, target)
-        noise = torch.empty(2, *first.mean.shape, device=first.mean.device)
+        noise = first.mean.new_empty(2, *first.mean.shape)
         noise = noise.normal_(generator=self.generator)
         return self.latent(first, second, noise)
 
