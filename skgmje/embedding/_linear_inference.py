@@ -239,9 +239,9 @@ class LinearInferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         width, rank = self._scale_tril_reverse.shape
         if rank < width:
             raise ValueError(
-                f"X has no conditional density: it has {width} columns, but its covariance has "
-                f"rank {rank}. Columns are constant or combinations of others; set "
-                "ridge > 0 or drop columns."
+                f"X has no conditional density: it has {width} columns, but its "
+                f"covariance has rank {rank}. Columns are constant or combinations of "
+                "others; set ridge > 0 or drop columns."
             )
 
     def _check_target(self, Y) -> np.ndarray:
