@@ -119,7 +119,7 @@ class PolarStudentT(nn.Module):
         super().__init__()
         self.df, self.feature_wise = df, feature_wise
         self.radial_weight = radial_weight
-        self.log_radial_scale = nn.Parameter(torch.zeros(()))
+        self.log_radial_scale = nn.Parameter(torch.zeros((), dtype=torch.float32))
 
     @property
     def recipe(self) -> dict[str, float]:

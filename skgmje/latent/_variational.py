@@ -61,7 +61,7 @@ class SymmetricELBO(nn.Module):
         super().__init__()
         self.likelihood, self.beta, self.n_warmup = likelihood, beta, n_warmup
         self.target_stop_gradient = target_stop_gradient
-        self.register_buffer("n_epochs", torch.zeros(()))
+        self.register_buffer("n_epochs", torch.zeros((), dtype=torch.float32))
 
     def begin_epoch(self) -> None:
         """Count the epochs of the warm-up."""
