@@ -16,9 +16,9 @@ from skgmje.embedding._conditional import (
     ConditionalDensityEmbedder,
     in_own_units,
 )
-from skgmje.embedding._index import RetrievalMixin
 from skgmje.embedding._inference import CONDITIONAL_ROWS
 from skgmje.embedding._model import Encoders, JointModel, encode
+from skgmje.embedding._retrieval import RetrievalMixin
 from skgmje.latent import (
     TILTINGS,
     ConditionalDiscrepancy,
