@@ -5,7 +5,8 @@
 
 For each law, dimension and number of samples: the error of every estimate in nats, mean
 and standard deviation over seeds. Then what outliers do to neighbours, and the time and
-memory of 20,000 points with a gradient (50,000 with --full). Results are kept as they come.
+memory of 20,000 points with a gradient, or of 50,000 with ``--full``. Results are kept
+as they come.
 """
 
 import itertools
