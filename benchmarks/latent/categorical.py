@@ -9,7 +9,9 @@ and the entropy of the classes is exact. Their finding: distribution matching (L
 works at p = 0.99, but with the mutual information added (MI) it needs a smaller p; the
 information alone is worst. Accuracy is that of the best assignment of the ten found
 classes to the digits, on images that were not fitted. The paper trains a residual
-network on 60,000 images; here a small network sees 4,000.
+network on 60,000 images for 30 epochs; here a small network sees 4,000 for 15. Of the
+finding, one seed shows that LDM holds at p = 0.99 and that the information alone is
+worst. It does not show that MI collapses at p = 0.99: here that is the best.
 """
 
 import sys
