@@ -34,6 +34,7 @@ WIDTH, BATCH_SIZE = 32, 256
 FULL = {"epochs": 40, "seeds": (0, 1, 2)}
 SHORT = {"epochs": 15, "seeds": (0,)}
 RESULTS = Path(__file__).with_name("vision.json")
+TABLES = Path(__file__).with_name("results")
 
 
 # -------------------------------------------------------------------------------- data
@@ -78,6 +79,8 @@ METHODS = {
     "GMJE bank": ours("GMJEEmbedder", n_components=512, components="bank"),
     "GMJE MDN": ours("MDNEmbedder", early_stopping=False, activation="relu"),
     "JEPA": ours("JEPAEmbedder"),
+    "SimSiam": ours("JEPAEmbedder", momentum=0.0, activation="relu"),
+    "VJE": ours("VJEEmbedder", activation="relu"),
     "InfoNCE": InfoNCEEmbedder,
     "VICReg": VICRegEmbedder,
 }
@@ -143,10 +146,10 @@ def write(path, results):
 
 
 def table(data, runs):
-    """Print mean and standard deviation over seeds, and where GMJE stands."""
-    print(
-        f"\n{data}\n{'':14s}{'linear probe':>16s}{'5 neighbours':>16s}{'seconds':>10s}"
-    )
+    """Mean and standard deviation over seeds, and where GMJE stands."""
+    lines = [
+        f"{data}\n{'':14s}{'linear probe':>16s}{'5 neighbours':>16s}{'seconds':>10s}"
+    ]
     linear = {}
     for method, found in runs.items():
         columns = {name: [one[name] for one in found] for name in found[0]}
@@ -155,13 +158,16 @@ def table(data, runs):
             f"{np.mean(columns[name]):9.2f} ± {np.std(columns[name]):4.2f}"
             for name in ("linear", "neighbours")
         )
-        print(f"{method:14s}{cells}{np.mean(columns['seconds']):10.1f}")
+        lines.append(f"{method:14s}{cells}{np.mean(columns['seconds']):10.1f}")
     mixtures = {m: value for m, value in linear.items() if m.startswith("GMJE")}
     others = {m: value for m, value in linear.items() if m not in mixtures}
     if mixtures and others:
         ours_, theirs = max(mixtures, key=mixtures.get), max(others, key=others.get)
         gap = mixtures[ours_] - others[theirs]
-        print(f"best GMJE: {ours_}, {gap:+.2f} points from the best other, {theirs}")
+        lines.append(
+            f"best GMJE: {ours_}, {gap:+.2f} points from the best other, {theirs}"
+        )
+    return "\n".join(lines)
 
 
 def main():
@@ -174,7 +180,7 @@ def main():
     options = parser.parse_args()
     budget = FULL if options.full else SHORT
     epochs, seeds = options.epochs or budget["epochs"], budget["seeds"]
-    results = read(options.results)
+    results, tables = read(options.results), []
     for data in options.data:
         runs = {}
         for method in options.methods:
@@ -190,7 +196,13 @@ def main():
                         flush=True,
                     )
                 runs.setdefault(method, []).append(results[key])
-        table(data, runs)
+        tables.append(table(data, runs))
+    text = f"{len(seeds)} seeds, {epochs} epochs, width {WIDTH}\n\n" + "\n\n".join(
+        tables
+    )
+    print("\n" + text)
+    if options.methods == list(METHODS):
+        (TABLES / "vision.txt").write_text(f"{text}\n")
 
 
 if __name__ == "__main__":
