@@ -97,8 +97,7 @@ class KalmanEmbedder(
         reverse order.
     observation_noise : {'constant', 'input'}, default='constant'
         Whether all embeddings have one variance of noise, or a network reads that of
-        each from the step. With ``'input'`` choose another entropy than ``'log_det'``,
-        which such noise deceives.
+        each from the step, in steps of 0.03 times the size of the encoder's.
     entropy : {'log_det', 'knn', 'stop_gradient'}, default='log_det'
         What keeps embeddings from collapsing: an entropy of the embeddings of a batch,
         from their covariance or their neighbours, or no gradient in what is predicted.

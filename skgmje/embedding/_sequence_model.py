@@ -13,6 +13,8 @@ from skgmje.training import Views
 
 # Added to variances that a network gives.
 NOISE_FLOOR = 1e-5
+# A network of the noise that is as fast as the encoder forgives it what it cannot see.
+NOISE_RATE_FACTOR = 0.03
 
 
 class Noise(NamedTuple):
@@ -57,6 +59,8 @@ class SequenceModel(nn.Module):
         super().__init__()
         self.encoder, self.latent = encoder, latent
         self.noise_encoder = noise_encoder
+        if noise_encoder is not None:
+            noise_encoder.learning_rate_factor = NOISE_RATE_FACTOR  # type: ignore
 
     def begin_epoch(self, views: Views, rows: Tensor) -> None:
         """Do nothing: there is nothing to start."""

@@ -13,6 +13,7 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from skgmje import KalmanEmbedder, load
+from skgmje.embedding import _sequence_model
 from skgmje.latent import kalman_filter
 
 QUICK = {"max_iter": 3, "hidden_layer_sizes": (8,), "random_state": 0}
@@ -260,7 +261,9 @@ def test_states_are_an_affine_map_of_what_moves(entropy):
     assert estimator.score(X[80:]) > 0.8
 
 
-def test_noise_that_is_read_from_the_steps_follows_them():
+def test_noise_that_is_read_from_the_steps_follows_them(monkeypatch):
+    # The network learns slowly by default, and this is to be a short fit.
+    monkeypatch.setattr(_sequence_model, "NOISE_RATE_FACTOR", 1.0)
     rng = np.random.default_rng(0)
     X, _ = circles(100, 20, noise=0.05)
     bad = rng.uniform(size=X.shape[:2]) < 0.3
