@@ -5,8 +5,7 @@
 
 For each law, dimension and number of samples: the error of every estimate in nats, mean
 and standard deviation over seeds. Then what outliers do to neighbours, and the time and
-memory of 20,000 points with a gradient, or of 50,000 with ``--full``. Results are kept
-as they come.
+memory of 50,000 points with a gradient. Results are kept as they come.
 """
 
 import itertools
@@ -221,7 +220,7 @@ def main():
             for name in names
         ]
         lines.append(f"{share:<15.2f}" + "".join(cells))
-    n = 50_000 if options.full else 20_000
+    n = 50_000
     tasks = [("knn", n), ("kde", n)]
     big = run(large, tasks, RESULTS / "entropies_large.json", 1)
     lines += ["", f"{n:,} points, d = 8, value and gradient, one thread", ""]

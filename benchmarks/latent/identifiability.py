@@ -8,7 +8,8 @@ coordinates and, one step later, z' ~ N(R z + 0.1 tanh(R z), 0.1 I) with a rando
 rotation R. Both are seen through one invertible network into 100 dimensions. Theorem 1
 says that an encoder with a Gaussian about a predictor recovers z up to an affine map.
 R2 is that of a linear regression of the true latents on the recovered ones, on rows
-that were not fitted. The paper has 100,000 samples; here there are 5,000.
+that were not fitted. "2N" has twice as many coordinates as there are latents. The paper
+has 100,000 samples; here there are 5,000.
 """
 
 import sys
@@ -37,8 +38,6 @@ METHODS = {
     "PCA": None,
     "log-det": {"entropy": "log_det", **PREDICTIVE},
     "kNN": {"entropy": "knn", **PREDICTIVE},
-    "KDE": {"entropy": "kde", **PREDICTIVE},
-    "contrastive": {"entropy": "contrastive", **PREDICTIVE},
     "plug-in": {
         "entropy": "plug_in",
         "objective": "ldm",
@@ -123,7 +122,7 @@ def main():
     axis.set(
         xlabel="number of latents N", ylabel="R2 of the true latents", xticks=SIZES
     )
-    axis.legend()
+    figure.legend(loc="outside right upper")
     figure.savefig(RESULTS / "identifiability.png", dpi=110)
     text = "\n".join(lines)
     print(text)
