@@ -264,7 +264,7 @@ def picture(results, path):
         axes[0].plot([], [], marker, color="0.4", label=f"@{k}")
     axes[0].plot([], [], "o", color="0.4", label=WAYS[0])
     axes[0].plot([], [], "o", color="0.4", mfc="white", label=WAYS[1])
-    axes[0].legend(frameon=False, fontsize=8, loc="center right")
+    axes[0].legend(frameon=False, fontsize=8, loc="lower right")
     fig.savefig(path, dpi=120)
 
 
