@@ -93,10 +93,10 @@ def estimates(space, n, d):
         "sphere": VonMisesFisher,
         "simplex": DirichletDensity,
     }[space]
-    # Scott's width in standard deviations; those of sphere and simplex are smaller.
+    # Scott's width, in standard deviations of a coordinate of the law.
     scott = n ** (-1 / (d + 4))
     fixed = {"plane": 1.0, "sphere": 5.0, "simplex": 20.0}[space]
-    spread = {"plane": 1.0, "sphere": 1 / d, "simplex": 1 / d**2}[space]
+    spread = {"plane": 1.0, "sphere": 1 / d, "simplex": 1 / d}[space]
     found = {
         "log-det": LogDet(),
         "knn": NearestNeighbour(geodesic=space == "sphere"),
@@ -181,7 +181,7 @@ def picture(results, path):
     for (i, law), (j, d) in itertools.product(enumerate(LAWS), enumerate(DIMENSIONS)):
         axis = axes[i, j]
         axis.axhline(0, color="black", linewidth=0.8)
-        for name in names:
+        for colour, name in enumerate(names):
             means = [
                 mean_and_deviation(results, lambda t, k=(law, d, n): t[:3] == k, name)[
                     0
@@ -191,7 +191,7 @@ def picture(results, path):
             ]
             # On the sphere the determinant is that of space: not the same thing.
             if not (law == "sphere" and name == "log-det"):
-                axis.plot(SIZES, means, marker="o", markersize=4, label=name)
+                axis.plot(SIZES, means, f"C{colour}o-", markersize=4, label=name)
         axis.set(xscale="log", xticks=SIZES, xticklabels=SIZES)
         axis.minorticks_off()
         axis.set_title(f"{law}, {d} coordinates", fontsize=10)

@@ -7,8 +7,8 @@ import torch
 from scipy.special import digamma
 from torch import Tensor
 
-# Distances in memory at once.
-DISTANCE_BLOCK_NUMBERS = 2**22
+# Distances in memory at once; arrays much larger than this split up the heap.
+DISTANCE_BLOCK_NUMBERS = 2**20
 # Added to distances, so that duplicates have a logarithm.
 DISTANCE_FLOOR = 1e-8
 
@@ -33,12 +33,12 @@ def kth_neighbours(z: Tensor, k: int, n_spheres: int = 0) -> Tensor:
         Indices of rows.
     """
     rows = torch.arange(len(z), device=z.device)
-    parts = []
+    neighbours = torch.empty_like(rows)
     for block in rows.split(max(1, DISTANCE_BLOCK_NUMBERS // len(z))):
         distances = _all_distances(z[block], z, n_spheres)
         distances[rows[: len(block)], block] = torch.inf
-        parts.append(distances.topk(k, largest=False).indices[:, -1])
-    return torch.cat(parts)
+        neighbours[block] = distances.topk(k, largest=False).indices[:, -1]
+    return neighbours
 
 
 def _all_distances(z: Tensor, others: Tensor, n_spheres: int) -> Tensor:
