@@ -26,7 +26,15 @@ import numpy as np
 from _experiment import RESULTS, argument_parser, run
 from sklearn.linear_model import LinearRegression
 
-from skgmje import GJEEmbedder, GMJEEmbedder, JEPAEmbedder, MDNEmbedder
+from skgmje import (
+    ContrastiveEmbedder,
+    GJEEmbedder,
+    GMJEEmbedder,
+    JEPAEmbedder,
+    LDMEmbedder,
+    MDNEmbedder,
+    VJEEmbedder,
+)
 from skgmje.datasets import make_sphere_views
 from skgmje.latent import GaussianLikelihood
 from skgmje.metrics import effective_rank
@@ -72,6 +80,9 @@ DEFAULTS = {
     "JEPA": method(JEPAEmbedder),
     "MDN": method(MDNEmbedder, target_encoder="mlp"),
     "MDN, own units": method(MDNEmbedder),
+    "contrastive": method(ContrastiveEmbedder),
+    "LDM": method(LDMEmbedder),
+    "VJE": method(VJEEmbedder),
 }
 WITH_SHARED = ("GJE", "GMJE", "GMJE, GNG", "GMJE, bank", "JEPA", "MDN")
 METHODS = {
