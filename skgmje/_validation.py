@@ -1,7 +1,8 @@
 """scikit-learn's private validation tools, imported in this one place."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from numbers import Integral
 from typing import Any
 
@@ -22,7 +23,20 @@ __all__ = [
     "check_sample_weight",
     "fit_context",
     "output_adapter",
+    "unchanged_on_error",
 ]
+
+
+@contextmanager
+def unchanged_on_error(estimator: Any) -> Iterator[None]:
+    """Leave an estimator as it was if a fit is refused or interrupted."""
+    before = dict(vars(estimator))
+    try:
+        yield
+    except BaseException:
+        vars(estimator).clear()
+        vars(estimator).update(before)
+        raise
 
 
 def check_sample_weight(sample_weight: Any, X: Any) -> np.ndarray:

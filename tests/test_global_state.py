@@ -29,7 +29,7 @@ from skgmje.metrics import retrieval_score, two_sample_accuracy
 
 FAST = {"max_iter": 2, "batch_size": 64, "hidden_layer_sizes": (8,)}
 ESTIMATORS = {
-    "contrastive": ContrastiveEmbedder(embedding_dim=2, **FAST),
+    "contrastive": ContrastiveEmbedder(embedding_dim=2, temperature="learned", **FAST),
     "gje": GJEEmbedder(embedding_dim=2, **FAST),
     "gmje": GMJEEmbedder(2, embedding_dim=2, **FAST),
     "jepa": JEPAEmbedder(embedding_dim=2, **FAST),

@@ -16,6 +16,7 @@ from skgmje._validation import Interval, StrOptions, fit_context
 from skgmje.embedding._construction import ConstructionMixin, Run
 from skgmje.embedding._decoding import DecodingMixin
 from skgmje.embedding._density import training_rate
+from skgmje.embedding._encoder_construction import ENCODERS
 from skgmje.embedding._epochs import run_epochs
 from skgmje.embedding._model import Encoders, JointModel, encode, encode_views
 from skgmje.embedding._state import StateMixin, to_arrays, to_tensors
@@ -23,8 +24,6 @@ from skgmje.io import SaveMixin
 from skgmje.networks import ACTIVATIONS, Encoder
 from skgmje.training import Trainer
 from skgmje.views import AUGMENTATIONS
-
-ENCODERS = {"mlp", "linear", "conv", "identity"}
 
 
 class BaseJointEmbedder(

@@ -15,11 +15,9 @@ from skgmje._backend import (
     resolve_device,
     resolve_random_state,
 )
+from skgmje._validation import unchanged_on_error
 from skgmje.embedding._density import check_enough_rows
-from skgmje.embedding._encoder_construction import (
-    EncoderConstructionMixin,
-    names_kept_on_error,
-)
+from skgmje.embedding._encoder_construction import EncoderConstructionMixin
 from skgmje.embedding._inference import InferenceMixin
 from skgmje.embedding._model import Encoders, JointModel
 from skgmje.embedding._state import to_tensors
@@ -106,7 +104,7 @@ class ConstructionMixin(EncoderConstructionMixin, InferenceMixin):
         self, X: Any, y: Any, target_view: Any, reset: bool
     ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
         columns = getattr(y if target_view is None else target_view, "columns", None)
-        with names_kept_on_error(self):
+        with unchanged_on_error(self):
             X = validate_data(
                 self,
                 X,

@@ -27,7 +27,7 @@ from skgmje.latent import (
     JointMatching,
     Tilting,
 )
-from skgmje.latent._kernels import leave_one_out_bandwidth
+from skgmje.latent._bandwidth import leave_one_out_bandwidth
 from skgmje.mixture import MultivariateNormalMixture
 from skgmje.networks import Encoder
 
@@ -207,7 +207,7 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
     ----------
     Baptista, Stuart and Tran, "A Mathematical Perspective on Contrastive Learning",
     arXiv:2505.24134 (2025). Radford et al., "Learning Transferable Visual Models From
-    Natural Language Supervision", ICML 2021 (the symmetric loss). Tilted mixtures are
+    Natural Language Supervision", ICML 2021 (the symmetric loss). Kernels and score are
     ours.
 
     Examples

@@ -1,7 +1,5 @@
 """From the rows of a view to the encoder that is trained on them."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,20 +11,8 @@ from skgmje.latent._moments import moments
 from skgmje.networks import Encoder
 from skgmje.networks._encoders import Whitening
 
-_NAMES_OF_X = ("n_features_in_", "feature_names_in_")
-
-
-@contextmanager
-def names_kept_on_error(estimator: Any) -> Iterator[None]:
-    """Leave a fitted estimator as it was when a fit refuses new data."""
-    before = {k: v for k, v in vars(estimator).items() if k in _NAMES_OF_X}
-    try:
-        yield
-    except ValueError:
-        for name in _NAMES_OF_X:
-            estimator.__dict__.pop(name, None)
-        estimator.__dict__.update(before)
-        raise
+# Encoders that have a name.
+ENCODERS = {"mlp", "linear", "conv", "identity"}
 
 
 class EncoderConstructionMixin:

@@ -16,7 +16,12 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from skgmje._backend import resolve_random_state
-from skgmje._validation import Interval, StrOptions, fit_context
+from skgmje._validation import (
+    Interval,
+    StrOptions,
+    fit_context,
+    unchanged_on_error,
+)
 from skgmje.embedding._ica_sources import (
     SOURCE_DENSITIES,
     SourceDensity,
@@ -181,6 +186,10 @@ class LDMICA(
         ConvergenceWarning
             If `max_iter` steps did not suffice.
         """
+        with unchanged_on_error(self):
+            return self._solve(X)
+
+    def _solve(self, X):
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         X = X.astype(np.float64)
         self.mean_ = X.mean(axis=0)
@@ -330,7 +339,7 @@ class LDMICA(
                 f"LDMICA did not converge in {self.max_iter} steps. Raise max_iter or "
                 "tol.",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
         return total
 

@@ -138,7 +138,7 @@ class EmbeddingIndex:
     def _top(self, z: Tensor, n_neighbors: int) -> tuple[Tensor, Tensor]:
         best = z.new_empty(len(z), 0)
         indices = torch.empty(len(z), 0, dtype=torch.int64, device=z.device)
-        for block in gen_batches(len(self), max(1, BLOCK_NUMBERS // len(z))):
+        for block in self._blocks(len(z)):
             similarity = self._similarity(z, block)
             similarity, rows = similarity.topk(min(n_neighbors, similarity.shape[1]))
             best = torch.cat([best, similarity], dim=1)

@@ -228,16 +228,9 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         ValueError
             If y is given where both views were drawn from X.
         """
-        X = self._check_context(X)
         if y is None:
-            density = self._context_density()
-            z_c = encode(self._encoders().context, X)
-            return np.concatenate(
-                [
-                    as_numpy(density.log_prob(z_c[rows]))
-                    for rows in gen_batches(len(X), CONDITIONAL_ROWS)
-                ]
-            )
+            return self._context_log_density(X)
+        X = self._check_context(X)
         if self.target_source_ == "augment":
             raise ValueError(
                 "Both views were drawn from X, so there is no target view to score; "
@@ -306,6 +299,18 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         if self._scores_likelihood(self.target_encoder_):
             return log_prob
         return log_prob - as_numpy(self._target_density().log_prob(z_t))
+
+    def _context_log_density(self, X: Any) -> np.ndarray:
+        """Return log p(z_c) of each row."""
+        X = self._check_context(X)
+        density = self._context_density()
+        z_c = encode(self._encoders().context, X)
+        return np.concatenate(
+            [
+                as_numpy(density.log_prob(z_c[rows]))
+                for rows in gen_batches(len(X), CONDITIONAL_ROWS)
+            ]
+        )
 
     def _conditional_log_density(self, X: Any, y: Any) -> np.ndarray:
         """Return log p(z_t | z_c) of each pair, also where it has no units."""

@@ -17,12 +17,17 @@ from skgmje._backend import (
     resolve_device,
     resolve_random_state,
 )
-from skgmje._validation import Interval, StrOptions, fit_context
+from skgmje._validation import (
+    Interval,
+    StrOptions,
+    fit_context,
+    unchanged_on_error,
+)
 from skgmje.embedding._construction import MAX_SEED
 from skgmje.embedding._decoding import DecodingMixin, _has_decoder
 from skgmje.embedding._encoder_construction import (
+    ENCODERS,
     EncoderConstructionMixin,
-    names_kept_on_error,
 )
 from skgmje.embedding._epochs import run_epochs
 from skgmje.embedding._kalman_inference import KalmanInferenceMixin, check_states
@@ -34,8 +39,6 @@ from skgmje.latent import ENTROPIES, KalmanPrediction
 from skgmje.networks import ACTIVATIONS, Encoder
 from skgmje.networks._encoders import embedding_width
 from skgmje.training import Trainer
-
-ENCODERS = {"mlp", "linear", "conv", "identity"}
 
 
 class KalmanEmbedder(
@@ -288,7 +291,7 @@ n_features), or list of array-like of shape (n_steps, n_features)
         ConvergenceWarning
             If the loss stopped being finite; the last good weights are kept.
         """
-        with names_kept_on_error(self):
+        with unchanged_on_error(self):
             sequences = read_sequences(self, X, groups, reset=True)
             device = resolve_device(self.device)
             random_state = resolve_random_state(self.random_state)

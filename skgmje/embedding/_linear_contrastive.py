@@ -7,10 +7,15 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_array, validate_data
 
-from skgmje._validation import Interval, StrOptions, fit_context
+from skgmje._validation import (
+    Interval,
+    StrOptions,
+    fit_context,
+    unchanged_on_error,
+)
 from skgmje.embedding._linear_inference import DTYPES, LinearInferenceMixin
+from skgmje.embedding._linear_objectives import OBJECTIVES
 from skgmje.embedding._pair_moments import PairMoments, log_volume, lower_triangle
-from skgmje.embedding._tiltings import OBJECTIVES
 from skgmje.io import SaveMixin
 from skgmje.mixture._samples import check_range
 
@@ -183,13 +188,8 @@ class LinearContrastive(LinearInferenceMixin, SaveMixin, BaseEstimator):
         In an initialised ``torch.distributed`` group every process passes its own
         rows, moments are added up, and all processes end with the same encoders.
         """
-        before = self.__dict__.copy()
-        try:
+        with unchanged_on_error(self):
             return self._solve(PairMoments.of_rows(*self._validate_views(X, y)))
-        except ValueError:
-            # A refused fit leaves a fitted estimator as it was.
-            self.__dict__ = before
-            raise
 
     @classmethod
     def from_covariance(

@@ -8,7 +8,13 @@ from sklearn.base import BaseEstimator, MetaEstimatorMixin, OutlierMixin, clone
 from sklearn.utils import get_tags
 from sklearn.utils.validation import check_is_fitted
 
-from skgmje._validation import HasMethods, Interval, StrOptions, fit_context
+from skgmje._validation import (
+    HasMethods,
+    Interval,
+    StrOptions,
+    fit_context,
+    unchanged_on_error,
+)
 from skgmje.io import SaveMixin
 from skgmje.mixture import GaussianMixture
 
@@ -30,8 +36,9 @@ class OutlierDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimator
         this library, a mixture, a bank, or a density of scikit-learn. None is
         ``GaussianMixture()``, one Gaussian.
     density : {'marginal', 'conditional', 'joint'}, default='marginal'
-        What has to be low. ``'marginal'``: the density of the (embedded) row of X,
-        without a look at y. ``'conditional'``: that of the target given the context,
+        What has to be low. ``'marginal'``: what `score_samples` of the embedder says
+        of the row of X, mostly the density of its embedding, without a look at y.
+        ``'conditional'``: that of the target given the context,
         ``log p(z_t | z_c)``, low where y does not fit X. ``'joint'``: that of both, the
         sum of the two. The last two need an embedder that was given a target view, and
         y at every call.
@@ -108,9 +115,10 @@ class OutlierDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimator
         ValueError
             If the density asks for pairs, and there is no target view.
         """
-        self.embedder_ = clone(self._embedder()).fit(X, y)
-        scores = self.score_samples(X, y)
-        self.offset_ = float(np.percentile(scores, 100 * self.contamination))
+        with unchanged_on_error(self):
+            self.embedder_ = clone(self._embedder()).fit(X, y)
+            scores = self.score_samples(X, y)
+            self.offset_ = float(np.percentile(scores, 100 * self.contamination))
         return self
 
     def fit_predict(self, X, y=None):
@@ -154,7 +162,10 @@ class OutlierDetector(SaveMixin, MetaEstimatorMixin, OutlierMixin, BaseEstimator
         conditional = self._conditional_log_density(X, y)
         if self.density == "conditional":
             return conditional
-        return self.embedder_.score_samples(X) + conditional
+        embedder = self.embedder_
+        # What `score_samples` says of X alone need not be its density.
+        marginal = getattr(embedder, "_context_log_density", embedder.score_samples)
+        return marginal(X) + conditional
 
     def decision_function(self, X, y=None):
         """Log-density above the level of outliers.

@@ -385,6 +385,11 @@ class VJEEmbedder(JointDensityEmbedder):
         bound : ndarray of shape (n_samples,)
             In nats, over 16 draws that are the same for every row. It compares rows
             under one model, and not models: representations have no unit.
+
+        Raises
+        ------
+        ValueError
+            If X or y has another width than in `fit`, or lengths differ.
         """
         name = "evidence" if importance_weighted else "elbo"
         return self._novelty_scores(name, X, y)

@@ -7,14 +7,6 @@ from skgmje.latent._components import (
     StepwiseEM,
 )
 from skgmje.latent._conditional_mixture import ConditionalMixture
-from skgmje.latent._conditionals import (
-    LATENT_DENSITIES,
-    CategoricalDensity,
-    DirichletDensity,
-    IsotropicGaussian,
-    LatentDensity,
-    VonMisesFisher,
-)
 from skgmje.latent._contrastive import BankInfoNCE, InfoNCE, contrastive_mixture
 from skgmje.latent._distribution_matching import DistributionMatching
 from skgmje.latent._entropies import (
@@ -36,6 +28,14 @@ from skgmje.latent._kalman_filter import FilterResult, filter_step, kalman_filte
 from skgmje.latent._kalman_prediction import KalmanPrediction
 from skgmje.latent._kalman_smoother import kalman_smoother
 from skgmje.latent._kernel_density import CategoricalEntropy, KernelDensity
+from skgmje.latent._latent_densities import (
+    LATENT_DENSITIES,
+    CategoricalDensity,
+    DirichletDensity,
+    IsotropicGaussian,
+    LatentDensity,
+    VonMisesFisher,
+)
 from skgmje.latent._likelihood import GaussianLikelihood
 from skgmje.latent._log_sum_exp import pair_log_sum_exp
 from skgmje.latent._marginals import LearnedGaussian

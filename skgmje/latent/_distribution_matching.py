@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from skgmje.latent._conditionals import LATENT_DENSITIES, LatentDensity
 from skgmje.latent._entropies import Entropy, LogDet, NearestNeighbour
 from skgmje.latent._information import contrastive_bound
 from skgmje.latent._kernel_density import CategoricalEntropy, KernelDensity
+from skgmje.latent._latent_densities import LATENT_DENSITIES, LatentDensity
 from skgmje.networks import Predictor
 
 OBJECTIVES = ("mi", "ldm")

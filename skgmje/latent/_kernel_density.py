@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skgmje.latent._conditionals import IsotropicGaussian, LatentDensity
 from skgmje.latent._entropies import Entropy
+from skgmje.latent._latent_densities import IsotropicGaussian, LatentDensity
 
 # Log-kernels in memory at once.
 KERNEL_BLOCK_NUMBERS = 2**20

@@ -4,8 +4,8 @@ import copy
 
 from torch import Tensor, nn
 
-from skgmje.latent._conditionals import IsotropicGaussian, LatentDensity
 from skgmje.latent._distribution_matching import predict
+from skgmje.latent._latent_densities import IsotropicGaussian, LatentDensity
 from skgmje.networks import Predictor
 
 

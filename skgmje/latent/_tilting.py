@@ -53,7 +53,7 @@ class Tilting(nn.Module):
         self.is_learned = temperature == "learned"
         if self.is_learned:
             # Relative to the start, so that weight decay pulls there and not to one.
-            self.log_ratio = nn.Parameter(torch.zeros(()))
+            self.log_ratio = nn.Parameter(torch.zeros((), dtype=torch.float32))
             self._start = START_TEMPERATURE
         else:
             self._start = positive(temperature)

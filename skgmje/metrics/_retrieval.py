@@ -16,8 +16,8 @@ def retrieval_score(estimator, X, Y, *, k=10, n_candidates=1000):
 
     Parameters
     ----------
-    estimator : embedder
-        A fitted embedder.
+    estimator : embedder or LinearContrastive
+        A fitted embedder of pairs.
     X : array-like of shape (n_samples, n_features)
         Context view of rows that were not fitted.
     Y : array-like of shape (n_samples, n_targets)
@@ -45,13 +45,20 @@ def retrieval_score(estimator, X, Y, *, k=10, n_candidates=1000):
     X, Y = np.asarray(X), np.asarray(Y)
     hits = 0
     for rows in np.array_split(np.arange(len(X)), -(-len(X) // n_candidates)):
-        z_c, z_t = (
-            as_tensor(z, resolve_device(estimator.device))
-            for z in (estimator.transform(X[rows]), estimator.transform_target(Y[rows]))
-        )
-        log_prob = estimator._pairwise_log_density(z_c, z_t)
+        log_prob = _log_density_of_pairs(estimator, X[rows], Y[rows])
         log_odds = log_prob - log_prob.logsumexp(1, keepdim=True)
         # Candidates that are as likely as the right one count against it.
         rank = (log_odds >= log_odds.diagonal()).sum(0)
         hits += int(torch.count_nonzero(rank <= k))
     return hits / len(X)
+
+
+def _log_density_of_pairs(estimator, X: np.ndarray, Y: np.ndarray) -> torch.Tensor:
+    """Log-density of targets (rows) given contexts, up to a constant of each target."""
+    if hasattr(estimator, "similarity"):
+        return torch.from_numpy(estimator.similarity(X, Y).T)
+    z_c, z_t = (
+        as_tensor(z, resolve_device(estimator.device))
+        for z in (estimator.transform(X), estimator.transform_target(Y))
+    )
+    return estimator._pairwise_log_density(z_c, z_t)

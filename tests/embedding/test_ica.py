@@ -316,6 +316,15 @@ def test_what_cannot_be_fitted_is_refused():
         LDMICA(density=lambda S: S.sum(axis=1)).fit(X)
 
 
+def test_a_refused_fit_leaves_the_sources_as_they_were():
+    X, _ = mixture(13, n_samples=50, n_sources=3)
+    ica = LDMICA(random_state=0).fit(X)
+    before = ica.transform(X)
+    with pytest.raises(ValueError, match="rank 0"):
+        ica.fit(np.ones((5, 3)))
+    np.testing.assert_array_equal(ica.transform(X), before)
+
+
 def test_too_few_steps_give_a_warning():
     with pytest.warns(ConvergenceWarning, match="did not converge in 2 steps"):
         LDMICA(max_iter=2, random_state=0).fit(mixture(0)[0])

@@ -23,6 +23,7 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skgmje import GJEEmbedder, LinearContrastive, load
+from skgmje.metrics import retrieval_score
 
 each_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 each_quadratic = pytest.mark.parametrize("objective", OBJECTIVES[2:])
@@ -619,3 +620,12 @@ def test_the_views_are_not_changed(pairs):
     covariance = FIXTURE.copy()
     LinearContrastive.from_covariance(covariance, 2, ridge=0.5)
     assert_array_equal(covariance, FIXTURE)
+
+
+def test_the_retrieval_score_ranks_by_the_similarity():
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(400, 4))
+    Y = X @ rng.normal(size=(4, 3)) + 0.1 * rng.normal(size=(400, 3))
+    model = LinearContrastive("quadratic_target").fit(X[:300], Y[:300])
+    assert retrieval_score(model, X[300:], Y[300:], k=5) > 0.6
+    assert retrieval_score(model, X[300:], Y[300:][::-1].copy(), k=5) < 0.2

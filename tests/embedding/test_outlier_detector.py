@@ -22,6 +22,7 @@ from skgmje import (
     MDNEmbedder,
     OutlierDetector,
     ParticleBank,
+    VJEEmbedder,
     load,
 )
 
@@ -118,6 +119,26 @@ def test_the_marginal_is_that_of_the_embedder_and_needs_no_target(pairs):
 
 
 # -------------------------------------------------------------------------- outliers
+
+
+@pytest.mark.parametrize("novelty", ["directional", "density"])
+def test_the_joint_density_has_no_score_of_another_kind_in_it(novelty, pairs):
+    X, Y = pairs
+    vje = VJEEmbedder(2, novelty=novelty, **FAST)
+    detector = OutlierDetector(vje, density="joint").fit(X, Y)
+    fitted = detector.embedder_
+    both = np.hstack([fitted.transform(X), fitted.transform_target(Y)])
+    expected = fitted.density_.log_prob(torch.from_numpy(both))
+    assert_allclose(detector.score_samples(X, Y), expected)
+
+
+def test_a_refused_fit_leaves_a_detector_as_it_was(pairs):
+    X, Y = pairs
+    detector = OutlierDetector(EMBEDDERS["gje"], density="joint").fit(X, Y)
+    before = detector.score_samples(X, Y)
+    with pytest.raises(ValueError, match="needs a target view"):
+        detector.fit(X[:50])
+    assert_array_equal(detector.score_samples(X, Y), before)
 
 
 def test_rows_far_away_are_outliers(pairs):

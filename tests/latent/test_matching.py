@@ -21,7 +21,7 @@ from skgmje.latent import (
     pair_log_sum_exp,
     tilted_mixture,
 )
-from skgmje.latent._kernels import leave_one_out_bandwidth
+from skgmje.latent._bandwidth import leave_one_out_bandwidth
 from skgmje.latent._matching import gaussian_kernel
 
 PROFILE = settings(deadline=None, max_examples=40, derandomize=True)

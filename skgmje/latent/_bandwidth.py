@@ -30,7 +30,7 @@ def leave_one_out_bandwidth(logits: Tensor, z: Tensor, reg_covar: float) -> Tens
     Examples
     --------
     >>> import torch
-    >>> from skgmje.latent._kernels import leave_one_out_bandwidth
+    >>> from skgmje.latent._bandwidth import leave_one_out_bandwidth
     >>> z = torch.tensor([[0.0], [1.0]])
     >>> leave_one_out_bandwidth(torch.zeros(2, 2), z, 1e-6)
     tensor(1.)
