@@ -19,6 +19,7 @@ FLOORS = {
     "exceptions": 0,
     "io": 0,
     "mixture": 1,
+    "linear": 2,
     "networks": 2,
     "views": 2,
     "latent": 2,

@@ -22,7 +22,8 @@ from skgmje._validation import (
     fit_context,
     unchanged_on_error,
 )
-from skgmje.embedding._ica_sources import (
+from skgmje.io import SaveMixin
+from skgmje.linear._sources import (
     SOURCE_DENSITIES,
     SourceDensity,
     checked,
@@ -30,7 +31,6 @@ from skgmje.embedding._ica_sources import (
     likelier,
     turn_pairs,
 )
-from skgmje.io import SaveMixin
 
 # Steps after which the densities of the sources are looked at again.
 STEPS_WITH_DENSITIES = 10

@@ -13,10 +13,10 @@ from skgmje._validation import (
     fit_context,
     unchanged_on_error,
 )
-from skgmje.embedding._linear_inference import DTYPES, LinearInferenceMixin
-from skgmje.embedding._linear_objectives import OBJECTIVES
-from skgmje.embedding._pair_moments import PairMoments, log_volume, lower_triangle
 from skgmje.io import SaveMixin
+from skgmje.linear._inference import DTYPES, LinearInferenceMixin
+from skgmje.linear._moments import PairMoments, log_volume, lower_triangle
+from skgmje.linear._objectives import OBJECTIVES
 from skgmje.mixture._samples import check_range
 
 

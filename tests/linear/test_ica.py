@@ -12,7 +12,7 @@ from sklearn.utils import estimator_checks
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from skgmje import LDMICA, load
-from skgmje.embedding._ica_sources import SOURCE_DENSITIES, turn_pairs
+from skgmje.linear._sources import SOURCE_DENSITIES, turn_pairs
 
 every_density = pytest.mark.parametrize("name", sorted(SOURCE_DENSITIES))
 DRAWS = [

@@ -232,7 +232,7 @@ def test_weighted_moments_stand_for_repeated_rows(pairs):
 def test_blocks_of_rows_make_no_difference(pairs, monkeypatch):
     X, Y = pairs
     whole = LinearContrastive().fit(X, Y)
-    monkeypatch.setattr("skgmje.embedding._pair_moments.BLOCK_ROWS", 7)
+    monkeypatch.setattr("skgmje.linear._moments.BLOCK_ROWS", 7)
     assert_same_answers(whole, LinearContrastive().fit(X, Y), X, Y)
 
 

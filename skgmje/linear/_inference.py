@@ -11,7 +11,7 @@ from sklearn.utils.validation import (
     validate_data,
 )
 
-from skgmje.embedding._linear_objectives import OBJECTIVES
+from skgmje.linear._objectives import OBJECTIVES
 from skgmje.mixture import MultivariateNormalMixture
 
 DTYPES = [np.float64, np.float32]
