@@ -9,7 +9,13 @@ from torch import nn
 from skgmje.embedding._averaged_model import AveragedModel
 from skgmje.embedding._construction import ConstructionMixin
 from skgmje.embedding._model import Encoders, JointModel
+from skgmje.latent import LatentPrediction
+from skgmje.latent._latent_densities import LatentDensity
 from skgmje.networks import Predictor
+
+# Steps of predictors in those of the targets, at least: the stopped gradient is that of
+# an entropy only if the predictor follows. A slow average of targets is enough.
+PREDICTOR_SPEED = 5.0
 
 
 class AveragedTargetMixin(ConstructionMixin):
@@ -37,6 +43,17 @@ class AveragedTargetMixin(ConstructionMixin):
         if not self._averages_targets():
             return super()._make_model(encoders, latent, generator)
         return AveragedModel(encoders, latent, generator, self.momentum)
+
+    def _make_prediction(
+        self,
+        encoders: Encoders,
+        generator: torch.Generator,
+        density: LatentDensity | None = None,
+    ) -> LatentPrediction:
+        """Return the loss, whose predictors are faster than what they predict."""
+        factor = max(1.0, PREDICTOR_SPEED * (1 - self.momentum))
+        predictors = self._make_predictors(encoders, generator)
+        return LatentPrediction(*predictors, density, learning_rate_factor=factor)
 
     def _make_predictors(
         self, encoders: Encoders, generator: torch.Generator

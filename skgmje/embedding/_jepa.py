@@ -12,7 +12,6 @@ from skgmje.embedding._averaging import AveragedTargetMixin
 from skgmje.embedding._conditional import ConditionalDensityEmbedder, in_target_units
 from skgmje.embedding._density import fit_centred_gaussian, update_centred_gaussian
 from skgmje.embedding._model import Encoders, JointModel
-from skgmje.latent import LatentPrediction
 from skgmje.mixture import MultivariateNormalMixture
 from skgmje.networks import Predictor
 
@@ -76,7 +75,8 @@ class JEPAEmbedder(AveragedTargetMixin, ConditionalDensityEmbedder):
         How a view is drawn from X: entries replaced by those of other rows, Gaussian
         noise, or a function of a batch (a tensor of rows in the units of X).
     momentum : float, default=0.99
-        Share of the old moving average that is kept at every step.
+        Share of the old moving average that is kept at every step. Below 0.8 the
+        predictor takes larger steps than the encoders, up to five times as large.
     n_side_features : int, default=0
         Number of last columns of X that the encoder is not given, but the predictor is:
         an action, a time, a noise. They follow the embedding in `transform`, in
@@ -267,7 +267,7 @@ class JEPAEmbedder(AveragedTargetMixin, ConditionalDensityEmbedder):
     # -------------------------------------------------------------------- the model
 
     def _make_latent(self, encoders: Encoders, generator: torch.Generator) -> nn.Module:
-        return LatentPrediction(*self._make_predictors(encoders, generator))
+        return self._make_prediction(encoders, generator)
 
     # ------------------------------------------------------------------ the density
 

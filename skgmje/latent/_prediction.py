@@ -19,7 +19,8 @@ class LatentPrediction(nn.Module):
     is that of a Gaussian with unit variance; the constant is left out. The entropy of
     P, held by the stopped gradient, stands in for the entropy that keeps
     embeddings apart, provided that the predictor learns faster than the target moves
-    (Mikulasch and Zenke, equations 54 to 60); nothing enforces that.
+    (Mikulasch and Zenke, equations 54 to 60): by the moving average, or by a
+    `learning_rate_factor` above one.
 
     A target encoder with weights of its own has no gradient from this. It gets one from
     a second predictor in the reverse direction. That is our choice, not a paper's.
@@ -33,6 +34,8 @@ class LatentPrediction(nn.Module):
         own. It predicts the first coordinates of the context, as many as it is wide.
     density : LatentDensity or None, default=None
         The density P about the prediction; None is a Gaussian with unit variance.
+    learning_rate_factor : float, default=1.0
+        Steps of the predictors, in steps of the encoders.
 
     References
     ----------
@@ -55,10 +58,12 @@ class LatentPrediction(nn.Module):
         predictor: Predictor,
         reverse_predictor: Predictor | None = None,
         density: LatentDensity | None = None,
+        learning_rate_factor: float = 1.0,
     ):
         super().__init__()
         self.predictor, self.reverse_predictor = predictor, reverse_predictor
         self.density: LatentDensity = density or IsotropicGaussian()
+        self.learning_rate_factor = learning_rate_factor
 
     def predictor_for_inference(self) -> Predictor:
         """Return a copy of the predictor in float64, in evaluation mode."""

@@ -225,6 +225,13 @@ def test_batches_move_the_covariance_of_the_residuals(twins):
     assert (after.diagonal(dim1=1, dim2=2) > 2 * before.diagonal(dim1=1, dim2=2)).all()
 
 
+@pytest.mark.parametrize(("momentum", "factor"), [(0.0, 5.0), (0.5, 2.5), (0.99, 1.0)])
+def test_the_predictor_is_faster_than_what_it_predicts(momentum, factor, twins):
+    estimator = jepa(momentum=momentum, **SHARED).fit(*twins)
+    latent = estimator._start(*twins, {}).model.latent
+    assert latent.learning_rate_factor == pytest.approx(factor)
+
+
 # ------------------------------------------------------------------------- no collapse
 
 
