@@ -192,9 +192,9 @@ def make_estimate(name: str, density: LatentDensity, bandwidth: float | None):
     if name == "categorical":
         return CategoricalEntropy()
     if name == "kde":
-        if bandwidth is None:
-            return KernelDensity(density)
-        return KernelDensity(type(density)(bandwidth**-2))
+        kernel = density if bandwidth is None else type(density)(bandwidth**-2)
+        # An embedding in the plane may be far from all others, and must not bolt back.
+        return KernelDensity(kernel, leave_one_out=density.space != "plane")
     if name == "log_det":
         estimate: Entropy = LogDet()
     else:

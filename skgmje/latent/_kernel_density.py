@@ -1,6 +1,7 @@
 """Entropies of embeddings from kernels and from class probabilities."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 from skgmje.latent._entropies import Entropy
 from skgmje.latent._latent_densities import IsotropicGaussian, LatentDensity
 
+LogSums = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
 # Log-kernels in memory at once.
 KERNEL_BLOCK_NUMBERS = 2**20
 
@@ -31,6 +33,11 @@ class KernelDensity(Entropy):
         The kernel; None is a Gaussian of unit variance.
     weight : float, default=1.0
         Multiplies the entropy.
+    leave_one_out : bool, default=True
+        Whether embeddings do not count as their own neighbours. The estimate is then
+        that of a density at new points, and has no bound of log n. But in the plane an
+        embedding that is far from all others is pulled back the harder the farther it
+        is; with its own kernel it is let go.
 
     Notes
     -----
@@ -40,8 +47,8 @@ class KernelDensity(Entropy):
     References
     ----------
     Mikulasch and Zenke, "Understanding Self-Supervised Learning via Latent Distribution
-    Matching", arXiv:2605.03517 (2026), equation 32. Embeddings do not count as their
-    own neighbours here, so that the estimate has no bound of log n.
+    Matching", arXiv:2605.03517 (2026), equation 32, where embeddings are among their
+    own neighbours.
 
     Examples
     --------
@@ -54,10 +61,15 @@ class KernelDensity(Entropy):
     True
     """
 
-    def __init__(self, kernel: LatentDensity | None = None, weight: float = 1.0):
+    def __init__(
+        self,
+        kernel: LatentDensity | None = None,
+        weight: float = 1.0,
+        leave_one_out: bool = True,
+    ):
         super().__init__()
         self.kernel: LatentDensity = IsotropicGaussian() if kernel is None else kernel
-        self.weight = weight
+        self.weight, self.leave_one_out = weight, leave_one_out
 
     def entropy(self, *views: Tensor) -> Tensor:
         """Return the entropy in nats of embeddings of shape (n_samples, n_features).
@@ -76,33 +88,37 @@ class KernelDensity(Entropy):
         views = tuple(view.double() for view in views)
         if n_samples**2 <= KERNEL_BLOCK_NUMBERS:
             rows = torch.arange(n_samples, device=views[0].device)
-            log_sums = _log_sums(self.kernel, rows, views)
+            log_sums = self._log_sums(rows, views)
         else:
-            log_sums = _BlockwiseLogSums.apply(self.kernel, *views)
-        return math.log(n_samples - 1) - log_sums.mean()
+            log_sums = _BlockwiseLogSums.apply(self._log_sums, *views)
+        return math.log(n_samples - self.leave_one_out) - log_sums.mean()
 
     def forward(self, z: Tensor) -> Tensor:
         """Return minus the weighted entropy of embeddings of shape (n, d)."""
         return -self.weight * self.entropy(z)
 
-
-def _log_sums(kernel: LatentDensity, rows: Tensor, views: tuple[Tensor, ...]) -> Tensor:
-    """Logarithm of the summed kernels at some rows, without their own."""
-    log_kernels: Any = sum(kernel.pairwise_log_prob(view[rows], view) for view in views)
-    own = rows.unsqueeze(1) == torch.arange(len(views[0]), device=rows.device)
-    return log_kernels.masked_fill(own, -torch.inf).logsumexp(1)
+    def _log_sums(self, rows: Tensor, views: tuple[Tensor, ...]) -> Tensor:
+        """Logarithm of the summed kernels at some rows."""
+        log_kernels: Any = sum(
+            self.kernel.pairwise_log_prob(view[rows], view) for view in views
+        )
+        if self.leave_one_out:
+            columns = torch.arange(len(views[0]), device=rows.device)
+            own = rows.unsqueeze(1) == columns
+            log_kernels = log_kernels.masked_fill(own, -torch.inf)
+        return log_kernels.logsumexp(1)
 
 
 class _BlockwiseLogSums(torch.autograd.Function):
     """The same of all rows, in blocks that the backward pass computes again."""
 
     @staticmethod
-    def forward(ctx: Any, kernel: LatentDensity, *views: Tensor) -> Tensor:
-        ctx.kernel = kernel
+    def forward(ctx: Any, function: LogSums, *views: Tensor) -> Tensor:
+        ctx.function = function
         ctx.save_for_backward(*views)
         log_sums = views[0].new_empty(len(views[0]))
         for rows in _blocks(views):
-            log_sums[rows] = _log_sums(kernel, rows, views)
+            log_sums[rows] = function(rows, views)
         return log_sums
 
     @staticmethod
@@ -112,7 +128,7 @@ class _BlockwiseLogSums(torch.autograd.Function):
         totals = [torch.zeros_like(view) for view in views]
         for rows in _blocks(views):
             with torch.enable_grad():
-                log_sums = _log_sums(ctx.kernel, rows, views)
+                log_sums = ctx.function(rows, views)
             parts = torch.autograd.grad(log_sums, views, gradient[rows])
             for total, part in zip(totals, parts, strict=True):
                 total += part

@@ -144,17 +144,31 @@ def test_the_logarithms_of_points_of_the_simplex_are_finite(dtype):
 
 
 @every_density
-def test_the_entropy_of_kernels_is_its_formula(name):
+@pytest.mark.parametrize("leave_one_out", [True, False])
+def test_the_entropy_of_kernels_is_its_formula(name, leave_one_out):
     kernel = LATENT_DENSITIES[name](3.0)
     z = points(name, 12, 3)
     total = 0.0
     for i, row in enumerate(z):
-        others = torch.cat([z[:i], z[i + 1 :]])
+        others = torch.cat([z[:i], z[i + leave_one_out :]])
         values = [float(kernel.log_prob(row[None], other[None])) for other in others]
         total -= math.log(np.mean(np.exp(values)))
-    actual = float(KernelDensity(kernel).entropy(z))
+    actual = float(KernelDensity(kernel, 1.0, leave_one_out).entropy(z))
     assert actual == pytest.approx(total / 12, abs=1e-10)
-    assert float(KernelDensity(kernel, 0.7)(z)) == pytest.approx(-0.7 * total / 12)
+    loss = KernelDensity(kernel, 0.7, leave_one_out)(z)
+    assert float(loss) == pytest.approx(-0.7 * total / 12)
+
+
+@given(st.floats(0.1, 20.0), st.floats(0.1, 10.0))
+def test_its_own_kernel_holds_an_embedding_that_is_alone(distance, bandwidth):
+    def pull(leave_one_out):
+        z = torch.tensor([[0.0], [distance]], dtype=torch.float64, requires_grad=True)
+        kernel = IsotropicGaussian(bandwidth**-2)
+        entropy = KernelDensity(kernel, leave_one_out=leave_one_out).entropy(z)
+        return abs(float(torch.autograd.grad(entropy, z)[0][1]))
+
+    assert pull(True) == pytest.approx(distance / bandwidth**2)
+    assert pull(False) <= 0.4 / bandwidth
 
 
 @pytest.mark.parametrize("bandwidth", [0.3, 1.0])
