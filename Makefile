@@ -9,7 +9,8 @@ WORKERS ?= 2
 # One thread a worker: small products on several threads only wait for each other.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: demo test test-full doctest lint types doc sdist-test benchmark clean
+.PHONY: demo test test-full doctest lint types doc sdist-test benchmark \
+        benchmark-novelty clean
 
 demo: $(READY)  ## run the main job and save its picture
 	$(BIN)/python examples/plot_complete_digits.py
@@ -42,6 +43,10 @@ benchmark: $(READY)  ## print the tables that compare the mixture with its peers
 	for table in em conditioning missing starts acceleration streaming neural_gas; do \
 	    env -u OPENBLAS_CORETYPE -u OPENBLAS_L2_SIZE \
 	        $(BIN)/python benchmarks/mixture/$$table.py || exit 1; done
+
+benchmark-novelty: $(READY)  ## print what detectors and embedders tell of strange images
+	for table in novelty vision tails; do \
+	    OMP_NUM_THREADS=1 $(BIN)/python benchmarks/embedding/$$table.py --full || exit 1; done
 
 $(READY): setup.py $(CONSTRAINTS)
 	$(PYTHON) -m venv $(VENV)
