@@ -41,7 +41,7 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
-EPOCHS, LEARNING_RATE = 15, 2e-3
+EPOCHS, LEARNING_RATE, SIDE = 60, 2e-3, 14
 # Objective and probability of one class.
 METHODS = {
     "LDM, p = .99": ("ldm", 0.99),
@@ -105,8 +105,11 @@ def log_odds(probability):
 
 
 def images():
+    """Pooled images and labels, for training and for testing."""
     X, y = mnist_data()
-    return train_test_split(X / 255, y, test_size=0.2, stratify=y, random_state=0)
+    pixels = (X / 255).reshape(-1, SIDE, 28 // SIDE, SIDE, 28 // SIDE)
+    pooled = pixels.mean((2, 4)).reshape(len(X), -1)
+    return train_test_split(pooled, y, test_size=0.2, stratify=y, random_state=0)
 
 
 def fit(method, seed, X, epochs=EPOCHS):
@@ -119,12 +122,13 @@ def fit(method, seed, X, epochs=EPOCHS):
         10,
         latent="categorical",
         encoder="conv",
-        input_shape=(28, 28),
+        input_shape=(SIDE, SIDE),
         target="augment",
-        augmentation=ImageAugmentation((28, 28)),
+        augmentation=ImageAugmentation((SIDE, SIDE)),
         learning_rate_init=LEARNING_RATE,
         batch_size=256,
         max_iter=epochs,
+        n_iter_no_change=epochs,
         random_state=seed,
     )
     model.loss = loss

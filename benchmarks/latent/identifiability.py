@@ -8,8 +8,10 @@ coordinates and, one step later, z' ~ N(R z + 0.1 tanh(R z), 0.1 I) with a rando
 rotation R. Both are seen through one invertible network into 100 dimensions. Theorem 1
 says that an encoder with a Gaussian about a predictor recovers z up to an affine map.
 R2 is that of a linear regression of the true latents on the recovered ones, on rows
-that were not fitted. "2N" has twice as many coordinates as there are latents. The paper
-has 100,000 samples; here there are 5,000.
+that were not fitted. "2N" has twice as many coordinates as there are latents. The
+theorem speaks of the optimum, and a fit may end at a fold: of three starts the one with
+the least loss is judged. The plug-in's loss is not a likelihood, and has one start. The
+paper has 100,000 samples; here there are 5,000.
 """
 
 import sys
@@ -31,7 +33,7 @@ mpl.use("agg")
 import matplotlib.pyplot as plt
 
 RESULTS = Path(__file__).parent / "results"
-N_SAMPLES, N_TEST, WIDTH, EPOCHS = 5_000, 2_000, 100, 40
+N_SAMPLES, N_TEST, WIDTH, EPOCHS, STARTS = 5_000, 2_000, 100, 40, 3
 SIZES = (2, 4, 6, 8, 10)
 PREDICTIVE = {"prior": "empirical", "predictor_hidden_layer_sizes": (64,)}
 METHODS = {
@@ -41,7 +43,7 @@ METHODS = {
     "plug-in": {
         "entropy": "plug_in",
         "objective": "ldm",
-        "momentum": 0.9,
+        "activation": "tanh",
         **PREDICTIVE,
     },
     "kNN, 2N": {"entropy": "knn", **PREDICTIVE},
@@ -84,10 +86,18 @@ def recovered(X, X_next, n_latents, method, seed, epochs=EPOCHS):
     ).fit(X, X_next)
 
 
+def best_start(X, X_next, n_latents, method, seed):
+    """Return the fit with the least loss."""
+    n_starts = 1 if method in ("PCA", "plug-in") else STARTS
+    seeds = range(STARTS * seed, STARTS * seed + n_starts)
+    models = [recovered(X, X_next, n_latents, method, s) for s in seeds]
+    return min(models, key=lambda model: getattr(model, "loss_curve_", [0.0])[-1])
+
+
 def recovery(method, n_latents, seed):
     X, X_next, z = pairs(n_latents, N_SAMPLES + N_TEST, seed)
     start = time.perf_counter()
-    model = recovered(X[N_TEST:], X_next[N_TEST:], n_latents, method, seed)
+    model = best_start(X[N_TEST:], X_next[N_TEST:], n_latents, method, seed)
     seconds = time.perf_counter() - start
     Z = model.transform(X)
     line = LinearRegression().fit(Z[N_TEST:], z[N_TEST:])
