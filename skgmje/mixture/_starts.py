@@ -162,7 +162,7 @@ class Search:
         """Run EM from all candidates, and on from fewer at each stage."""
         for n_iter, n_kept in stages:
             runs = [self.run(candidate, n_iter) for candidate in candidates]
-            candidates = sorted(runs, key=lambda run: -run.bound)[:n_kept]
+            candidates = sorted(runs, key=_rank)[:n_kept]
         return candidates[0]
 
     def run(self, candidate: Candidate, n_iter: int) -> Candidate:
@@ -236,6 +236,11 @@ class Search:
             for plan in plans
         ]
         return self.best_of([Candidate(parameters), *candidates], MOVE_STAGES)
+
+
+def _rank(run: Candidate) -> float:
+    """Highest bounds first; what ends alike but for rounding keeps its order."""
+    return -float(f"{run.bound:.9g}")
 
 
 def plans_of_moves(

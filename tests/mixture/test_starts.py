@@ -28,6 +28,7 @@ from skgmje.mixture._splits import Pairs, pair_step, split_components
 from skgmje.mixture._starts import (
     Candidate,
     Search,
+    _rank,
     best_of_short_runs,
     moved,
     n_rows_of_search,
@@ -355,6 +356,13 @@ def test_the_random_state_alone_decides():
     other = start_of(X, 6, seed=4)
     assert torch.equal(first.means, again.means)
     assert not torch.equal(first.means, other.means)
+
+
+def test_of_runs_that_end_alike_the_first_is_taken():
+    bounds = (-2.0, -1.0 - 1e-13, -1.0, -1.0 + 1e-13, -np.inf)
+    runs = [Candidate(None, bound) for bound in bounds]
+    ranked = sorted(runs, key=_rank)
+    assert [runs.index(run) for run in ranked] == [1, 2, 3, 0, 4]
 
 
 def test_any_kind_of_array_gives_the_same_start(tmp_path):
