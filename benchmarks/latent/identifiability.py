@@ -11,8 +11,7 @@ R2 is that of a linear regression of the true latents on the recovered ones, on 
 that were not fitted. "2N" has twice as many coordinates as there are latents. The
 theorem speaks of the optimum, and a fit may end at a fold: of three starts the one with
 the least loss is judged. The plug-in's loss is not a likelihood, and has one start. The
-paper has 100,000 samples; here there are 5,000. The saved table is of one start a fit
-and one seed.
+paper has 100,000 samples; here there are 5,000.
 """
 
 import sys
