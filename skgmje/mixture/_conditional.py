@@ -12,7 +12,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from skgmje.mixture._scale import Scale, moving, recording, take_component
+from skgmje.mixture._scale import Scale, moving, products_by_component, recording
 
 # Numbers in the largest temporary of one block of rows: what stays in the cache, or
 # what keeps an accelerator busy.
@@ -78,14 +78,14 @@ class Conditional:
         if cross is not None:  # the components side by side, for one wide product
             wide = cross.expand(self.n_components, -1, -1).transpose(0, 1).flatten(1)
         for _, whitened in self._given_blocks():
-            weights = self._log_joint(whitened.square()).softmax(0)
+            weights = _relative(self._log_joint(whitened.square()))
             mean = self._rest_means.T @ weights
             if cross is not None and wide is not None:
                 # The block is used up: a product in place spares memory traffic.
                 multiply = torch.mul if whitened.requires_grad else Tensor.mul_
                 weighted = multiply(moving(whitened, cross, 1), weights.unsqueeze(1))
                 mean = torch.addmm(mean, wide, weighted.flatten(0, 1))
-            means.append(mean.T)
+            means.append((mean / weights.sum(0)).T)
         return self._of_rows(means)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -124,23 +124,24 @@ class Conditional:
         uniform = self._values.new_empty(n_rows).uniform_(generator=generator)
         noise = self._values.new_empty(n_rows, self.rest_scale.n_whitened(n_rest))
         noise = noise.normal_(generator=generator)
-        samples, components = [], []
+        components, causes = [], []
         for rows, whitened in self._given_blocks():
-            cumulative = self._log_joint(whitened.square()).softmax(0).cumsum(0)
+            cumulative = _relative(self._log_joint(whitened.square())).cumsum(0)
             target = uniform[rows] * cumulative[-1]
             component = (cumulative[:-1] <= target).sum(0)
-            block_shape = component.shape
-            sample = self._rest_means[component]
-            sample = sample + self.rest_scale.color(noise[rows], component, block_shape)
+            components.append(component)
             if self._cross is not None:
                 cause = moving(whitened, self._cross, 1)
                 index = component.expand(1, cause.shape[1], -1)
-                chosen = cause.gather(0, index).permute(2, 1, 0)
-                cross = take_component(self._cross, component, block_shape, 2)
-                sample = sample + (cross @ chosen).squeeze(-1)
-            samples.append(sample)
-            components.append(component)
-        return self._of_rows(samples), self._of_rows(components)
+                causes.append(cause.gather(0, index).squeeze(0).T)
+        component = torch.cat(components)
+        sample = self._rest_means[component]
+        sample = sample + self.rest_scale.color(noise, component, component.shape)
+        if self._cross is not None:
+            sample = sample + products_by_component(
+                self._cross, torch.cat(causes), component
+            )
+        return self._of_rows([sample]), self._of_rows([component])
 
     def _of_rows(self, parts: list[Tensor]) -> Tensor:
         """Join blocks of rows, and give the rows their shape."""
@@ -165,3 +166,11 @@ class Conditional:
         for start in range(0, max(1, len(points)), size):
             rows = slice(start, start + size)
             yield rows, whiten(points[rows].T)
+
+
+def _relative(log_joint: Tensor) -> Tensor:
+    """Weights of shape (K, n), relative to the largest of each row.
+
+    Normalising them costs more than what is computed with them.
+    """
+    return (log_joint - log_joint.detach().amax(0)).exp()

@@ -13,7 +13,14 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from skgmje.mixture._scale import Scale, TrilScale, recording, triangularise
+from skgmje.mixture._scale import (
+    Scale,
+    TrilScale,
+    products_by_component,
+    recording,
+    take_component,
+    triangularise,
+)
 
 # Smaller pivots, as shares of the diagonal of M, are too much its rounding error.
 MIN_PIVOT = 1e4 * torch.finfo(torch.float64).eps
@@ -118,10 +125,15 @@ class LowRankScale(Scale):
     def color(
         self, noise: Tensor, component: Tensor, batch_shape: torch.Size
     ) -> Tensor:
-        factor = self.take(component, batch_shape)
-        n_features = factor.shape[-2]
-        explained = factor[..., :-1] @ noise[..., n_features:].unsqueeze(-1)
-        return explained.squeeze(-1) + factor[..., -1] * noise[..., :n_features]
+        n_features = self.factor.shape[-2]
+        own, factors = noise.split([n_features, self.rank], -1)
+        scale = take_component(self.noise, component, batch_shape, 1)
+        if self.factor.dim() == 3:
+            explained = products_by_component(self.loadings, factors, component)
+        else:
+            loadings = take_component(self.loadings, component, batch_shape, 2)
+            explained = (loadings @ factors.unsqueeze(-1)).squeeze(-1)
+        return explained + scale * own
 
     def log_determinant(self, event_size: int) -> Tensor:
         root = self.posterior.root.diagonal(dim1=-2, dim2=-1)

@@ -19,6 +19,8 @@ from torch.distributions import constraints
 # where neither the condition of the factors nor the means, in standard deviations, are
 # larger.
 PRODUCT_LOSS = 1e3
+# Vectors for each matrix up to which a copy of its matrix goes with each vector.
+FEW_VECTORS = 4
 
 
 class Scale(ABC):
@@ -169,6 +171,8 @@ class TrilScale(Scale):
     def color(
         self, noise: Tensor, component: Tensor, batch_shape: torch.Size
     ) -> Tensor:
+        if self.factor.dim() == 3:
+            return products_by_component(self.factor, noise, component)
         factor = self.take(component, batch_shape)
         return (factor @ noise.unsqueeze(-1)).squeeze(-1)
 
@@ -305,6 +309,27 @@ def take_component(
     n_sample_dims = component.dim() - len(batch_shape)
     parameter = parameter.reshape(*(1,) * n_sample_dims, *parameter.shape)
     return torch.take_along_dim(parameter, index, dim=dim).squeeze(dim)
+
+
+def products_by_component(
+    matrices: Tensor, vectors: Tensor, component: Tensor
+) -> Tensor:
+    """Return ``matrices[k] @ vector`` for vectors (*sample, b) of components k.
+
+    Where there are many, those of a component share one product, so that no matrix is
+    copied for each.
+    """
+    if len(matrices) == 1:
+        return vectors @ matrices[0].mT
+    if component.numel() <= FEW_VECTORS * len(matrices):
+        return (matrices[component] @ vectors.unsqueeze(-1)).squeeze(-1)
+    flat, component = vectors.flatten(0, -2), component.flatten()
+    counts = component.bincount(minlength=len(matrices)).tolist()
+    order = component.argsort()
+    parts = zip(matrices, flat[order].split(counts), strict=True)
+    products = torch.cat([part @ matrix.mT for matrix, part in parts])
+    result = torch.empty_like(products).index_copy_(0, order, products)
+    return result.reshape(*vectors.shape[:-1], -1)
 
 
 def moving(whitened: Tensor, cross: Tensor, dim: int) -> Tensor:
