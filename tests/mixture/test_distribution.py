@@ -26,6 +26,7 @@ from scipy.stats import norm
 from torch.autograd import gradcheck
 
 from skgmje import MultivariateNormalMixture
+from skgmje.mixture._scale import products_by_component
 
 each_covariance_type = pytest.mark.parametrize("covariance_type", DENSITY_TYPES)
 
@@ -695,6 +696,29 @@ def test_components_come_in_random_order(single):
     components = single.sample_with_components((200,))[1]
     changes = (components[1:] != components[:-1]).sum()
     assert changes > 50
+
+
+@pytest.mark.parametrize("n_vectors", [0, 3, 12, 13, 500])
+@pytest.mark.parametrize("n_matrices", [1, 3])
+def test_products_by_component_are_products_one_by_one(n_vectors, n_matrices):
+    rng = np.random.default_rng(n_vectors)
+    matrices = double(rng.normal(size=(n_matrices, 4, 2)))
+    vectors = double(rng.normal(size=(n_vectors, 1, 2)))
+    # The last component is never drawn.
+    component = torch.from_numpy(rng.integers(max(1, n_matrices - 1), size=n_vectors))
+    expected = torch.einsum("nij,nmj->nmi", matrices[component], vectors)
+    actual = products_by_component(matrices, vectors, component.unsqueeze(1))
+    assert_close(actual, expected)
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "low_rank"])
+def test_no_matrix_is_copied_for_each_draw(covariance_type):
+    mixture = random_mixture(np.random.default_rng(0), covariance_type, 2, 400)
+    generator = torch.Generator().manual_seed(0)
+    with torch.profiler.profile(profile_memory=True) as profile:
+        mixture.sample((2000,), generator=generator)
+    largest = max(event.self_cpu_memory_usage for event in profile.events())
+    assert largest < 4 * 8 * 2000 * 400
 
 
 def test_sample_is_reproducible_under_a_private_generator(batch):

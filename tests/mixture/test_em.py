@@ -29,6 +29,7 @@ from skgmje.mixture._em import (
     statistics_of_responsibilities,
     stepwise,
 )
+from skgmje.mixture._evaluation import Evaluator
 
 CPU = torch.device("cpu")
 each_covariance_type = pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
@@ -226,6 +227,31 @@ def test_expectation_is_textbook_responsibilities_and_direct_sums(
     assert_close(actual.second, expected.second)
     assert_close(actual.log_likelihood, log_prob.sum())
     assert actual.total == 30.0
+
+
+@each_covariance_type
+@pytest.mark.parametrize("place", [0, 100, 200, 299])
+def test_one_far_sample_does_not_change_the_others(covariance_type, place, monkeypatch):
+    rng = np.random.default_rng(place)
+    density = random_mixture(rng, covariance_type, 3, 4)
+    X = rng.normal(size=(300, 4))
+    X[place] *= 1e3
+    (parameters,) = flat_parameters(density)
+    log_joint = np.stack([textbook_log_joint(*parameters, row) for row in X])
+    log_prob = logsumexp(log_joint, axis=1)
+    # The densities of that row are zero even beside the peak of the mixture.
+    assert log_joint[place].max() - log_joint.max() < -1000
+    resp = np.exp(log_joint - log_prob[:, None])
+    monkeypatch.setattr(_backend, "BLOCK_NUMBERS", 1)
+    assert len(list(_backend.blocks(300, 12))) == 5
+    actual = expectation(X, density, covariance_type)
+    expected = direct_statistics(X, resp, actual.reference.numpy(), covariance_type)
+    assert_close(actual.counts, expected.counts)
+    assert_close(actual.first, expected.first)
+    assert_close(actual.second, expected.second)
+    assert_close(actual.log_likelihood, log_prob.sum())
+    near = np.delete(np.arange(300), place)
+    assert_close(Evaluator(density, covariance_type).log_prob(X)[near], log_prob[near])
 
 
 @each_covariance_type
