@@ -78,14 +78,14 @@ class Conditional:
         if cross is not None:  # the components side by side, for one wide product
             wide = cross.expand(self.n_components, -1, -1).transpose(0, 1).flatten(1)
         for _, whitened in self._given_blocks():
-            weights = _relative(self._log_joint(whitened.square()))
+            weights = self._log_joint(whitened.square()).softmax(0)
             mean = self._rest_means.T @ weights
             if cross is not None and wide is not None:
                 # The block is used up: a product in place spares memory traffic.
                 multiply = torch.mul if whitened.requires_grad else Tensor.mul_
                 weighted = multiply(moving(whitened, cross, 1), weights.unsqueeze(1))
                 mean = torch.addmm(mean, wide, weighted.flatten(0, 1))
-            means.append((mean / weights.sum(0)).T)
+            means.append(mean.T)
         return self._of_rows(means)
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -126,7 +126,7 @@ class Conditional:
         noise = noise.normal_(generator=generator)
         components, causes = [], []
         for rows, whitened in self._given_blocks():
-            cumulative = _relative(self._log_joint(whitened.square())).cumsum(0)
+            cumulative = self._log_joint(whitened.square()).softmax(0).cumsum(0)
             target = uniform[rows] * cumulative[-1]
             component = (cumulative[:-1] <= target).sum(0)
             components.append(component)
@@ -136,11 +136,9 @@ class Conditional:
                 causes.append(cause.gather(0, index).squeeze(0).T)
         component = torch.cat(components)
         sample = self._rest_means[component]
-        sample = sample + self.rest_scale.color(noise, component, component.shape)
+        sample += self.rest_scale.color(noise, component, component.shape)
         if self._cross is not None:
-            sample = sample + products_by_component(
-                self._cross, torch.cat(causes), component
-            )
+            sample += products_by_component(self._cross, torch.cat(causes), component)
         return self._of_rows([sample]), self._of_rows([component])
 
     def _of_rows(self, parts: list[Tensor]) -> Tensor:
@@ -166,11 +164,3 @@ class Conditional:
         for start in range(0, max(1, len(points)), size):
             rows = slice(start, start + size)
             yield rows, whiten(points[rows].T)
-
-
-def _relative(log_joint: Tensor) -> Tensor:
-    """Weights of shape (K, n), relative to the largest of each row.
-
-    Normalising them costs more than what is computed with them.
-    """
-    return (log_joint - log_joint.detach().amax(0)).exp()

@@ -4,7 +4,6 @@ No array has a row for every sample and component: blocks fit the cache, and eac
 works through its span of the samples in memory of its own.
 """
 
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -25,8 +24,6 @@ from skgmje.mixture._forms import (
 
 # Smaller responsibilities would be denormal products that slow the processor down.
 LOG_RESPONSIBILITY_FLOOR = -80.0
-# Densities, as shares of the peak, that are summed without looking for the largest.
-LEAST_BELOW_PEAK = 1e-200
 # Below this logarithm, however, a component has no share in a sample: squares of such
 # deviations times the floor would show.
 NO_SHARE = -1e24
@@ -69,7 +66,6 @@ class Evaluator:
         if order:
             has_weight = has_weight[self.xp.concatenate(order)]
         self.has_weight = has_weight[:, None]
-        self.peak = components.peak
         self.centre = components.centre[:, None]
         self.inverse_spread = 1.0 / components.spread[:, None]
 
@@ -160,8 +156,6 @@ class Block:
         n_products = max(form.n_products for form in evaluator.forms)
         self.z = self.empty("z", width + n_products)
         self.z[0] = 1.0
-        # Until a sample is far from all components: then each has its own largest.
-        self.is_near_peak = not evaluator.is_careful
         self.x = self.z[1:width]
         self.log_joint = self.empty("log_joint", evaluator.n_components)
         self.scratch = [
@@ -198,10 +192,7 @@ class Block:
             samples = as_tensor(samples, self.evaluator.device)
         raw = samples.T
         columns = raw
-        if self.xp is np and samples.dtype != np.float64:
-            np.copyto(self.x, raw)
-            columns = self.x
-        elif _is_wide(samples):
+        if _is_wide(samples):
             # NumPy would jump from row to row; torch transposes tile by tile.
             torch.from_numpy(self.x).copy_(torch.from_numpy(samples).T)
             columns = self.x
@@ -215,37 +206,30 @@ class Block:
             form.prepare(z, raw, scratch)
 
     def evaluate(self) -> Any:
-        """Return log weight plus log-density of all components, below the peak."""
+        """Return log weight plus log-density of all components."""
         for form, z, scratch, out in self.parts(self.log_joint):
             form.log_joint(z, scratch, out)
         return self.log_joint
 
     def posterior(self, floor: float | None = None) -> Any:
-        """Turn `log_joint` into responsibilities; return log-densities.
-
-        With a logarithm for `floor`, no responsibility is smaller, except that of what
-        is so far away that even this would show.
-        """
-        xp, joint, evaluator = self.xp, self.evaluate(), self.evaluator
-        top, total, negligible = 0.0, None, None
-        if floor is not None and self.is_near_peak:
-            total = _exponentiate(joint)
-            self.is_near_peak = bool(total.min() > LEAST_BELOW_PEAK)
-        if floor is None or not self.is_near_peak:
-            if total is not None:
-                self.evaluate()
-            top = xp.amax(joint, 0)
-            xp.subtract(joint, top, out=joint)
-            if floor is not None and evaluator.is_careful:
-                negligible = (joint < NO_SHARE) & evaluator.has_weight
-            total = _exponentiate(joint)
-        xp.multiply(joint, 1.0 / total, out=joint)
+        """Turn `log_joint` into responsibilities; return log-densities."""
+        xp, joint = self.xp, self.evaluate()
+        top = xp.amax(joint, 0)
+        xp.subtract(joint, top, out=joint)
+        negligible = None
+        if floor is not None and self.evaluator.is_careful:
+            negligible = (joint < NO_SHARE) & self.evaluator.has_weight
+        # Both in place for NumPy arrays as well, and faster than NumPy's.
+        shares = torch.as_tensor(joint)
         if floor is not None:
-            xp.clip(joint, math.exp(floor), None, out=joint)
+            shares.clamp_(floor)
+        shares.exp_()
         if negligible is not None:
             # Squares of a far sample's deviations would outweigh even the smallest.
             joint[negligible] = 0.0
-        return evaluator.peak + top + xp.log(total)
+        total = joint.sum(0)
+        xp.multiply(joint, 1.0 / total, out=joint)
+        return top + xp.log(total)
 
     def sums(self, resp: Any) -> list[Any]:
         """Sum what the M step needs of this block, form after form."""
@@ -254,12 +238,6 @@ class Block:
             for form, z, scratch, rows in self.parts(resp)
             for total in form.sums(z, scratch, rows)
         ]
-
-
-def _exponentiate(values: Any) -> Any:
-    """Replace values by their exponentials; return the sums over the first axis."""
-    torch.as_tensor(values).exp_()  # faster than NumPy's, in place for both
-    return values.sum(0)
 
 
 def _is_wide(samples: Any) -> bool:

@@ -42,11 +42,9 @@ class Components:
     """Some components of a mixture, in its own units and standardised.
 
     `factor` is the Cholesky factor, (K or 1, D, D), or the standard deviations, (K, D).
-    Logarithms are relative to `peak`, that of the highest component's greatest value.
     """
 
     xp: Any
-    peak: Any
     log_weights: Any
     means: Any
     factor: Any
@@ -78,9 +76,8 @@ class Components:
         within = within.sum(-1) if factor.ndim == 3 else within
         spread = xp.sqrt(weights @ (within + xp.square(means - centre)))
         usable = xp.isfinite(spread) & (spread > 0)
-        components = cls(
+        return cls(
             xp,
-            0.0,
             xp.clip(log_weights, LOG_ZERO_WEIGHT, None),
             means,
             factor,
@@ -88,8 +85,6 @@ class Components:
             xp.where(usable, spread, 1.0),
             covariance_type,
         )
-        peak = components.log_constants.max()
-        return replace(components, peak=peak, log_weights=components.log_weights - peak)
 
     def take(self, index: Any) -> "Components":
         """Return some of the components, or all."""
@@ -180,7 +175,7 @@ class Form(ABC):
 
     @abstractmethod
     def log_joint(self, z: Any, scratch: Any, out: Any) -> None:
-        """Write log-densities with weights, below the peak, to `out` (K, n_samples)."""
+        """Write log weight plus log-density, of shape (K, n_samples), to `out`."""
 
     @abstractmethod
     def sums(self, z: Any, scratch: Any, resp: Any) -> list[Any]:
