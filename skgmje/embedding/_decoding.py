@@ -10,8 +10,8 @@ from sklearn.utils.validation import check_array, check_is_fitted
 from torch import Tensor, nn
 
 from skgmje._backend import as_numpy, as_tensor, few_threads, resolve_device
-from skgmje.embedding._density import moments
 from skgmje.embedding._model import ENCODING_ROWS
+from skgmje.latent._moments import whitening
 from skgmje.networks import Decoder, Encoder
 from skgmje.training import Trainer
 from skgmje.views import PairedViews
@@ -94,12 +94,12 @@ class DecodingMixin:
         }
         decoder = Decoder(
             recipe,
-            moments(z),
+            whitening(z),
             (encoder.mean, encoder.scale),
             torch.Generator().manual_seed(seed),
         ).to(device)
         views = PairedViews(
-            decoder.standardise(z).float(),
+            decoder.whiten(z).float(),
             encoder.standardise(as_tensor(X, device)).float(),
         )
         trainer = Trainer(

@@ -94,6 +94,9 @@ class SequenceModel(nn.Module):
         """Return the fitted model of embeddings, in their own units."""
         with torch.no_grad():
             space = self.latent.state_space()
+            # Copies: what is trained on would change them, and asks for gradients.
+            parameters = space.parameters().items()
+            space = space.replace(**{k: v.detach().clone() for k, v in parameters})
             if self.encoder.is_identity:
                 space = space.affine(self.encoder.mean, self.encoder.scale)
         return space

@@ -93,8 +93,8 @@ def _build(module: str, recipe: dict[str, Any], arrays: dict[str, np.ndarray]):
             built: Any = Encoder(recipe, moments, moments.clone())
         elif module == "Decoder":
             sizes = (recipe["n_features_in"], recipe["n_features_out"])
-            moments_in, moments_out = ([torch.zeros(n), torch.zeros(n)] for n in sizes)
-            built = Decoder(recipe, moments_in, moments_out)
+            n_in, n_out = map(torch.zeros, sizes)
+            built = Decoder(recipe, (n_in, n_in.diag()), (n_out, n_out.clone()))
         else:
             built = _MODULES[module](**recipe)
     try:
@@ -116,9 +116,9 @@ def to_tensors(tree: Any, device: torch.device) -> Any:
     """Replace the NumPy arrays of nested containers by tensors on a device."""
 
     def convert(array: np.ndarray) -> Tensor:
-        return as_tensor(
-            array, device, torch.from_numpy(np.empty(0, array.dtype)).dtype
-        )
+        dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+        # The last bit of a product may depend on how memory is aligned: torch's own.
+        return as_tensor(array, device, dtype).clone()
 
     return _map(tree, np.ndarray, convert)
 

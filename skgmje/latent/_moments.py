@@ -6,6 +6,8 @@ from torch import Tensor, nn
 # Added to the diagonal of batch covariances, relative to their mean variance: part of
 # the objective (it bounds it), not a repair.
 RIDGE = 1e-4
+# Directions of less variance, relative to the largest, are not stretched further.
+MIN_VARIANCE_RATIO = 1e-6
 
 
 def covariance(z: Tensor) -> Tensor:
@@ -136,6 +138,30 @@ def moments(z: Tensor) -> tuple[Tensor, Tensor]:
     peak = torch.where(constant, 1.0, peak)
     scale = peak * (deviation / peak).square().mean(0).sqrt()
     return loc, torch.where(constant, 1.0, scale)
+
+
+def whitening(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean of rows, and a matrix that gives them unit variance in all directions.
+
+    Parameters
+    ----------
+    z : tensor of float64 of shape (n_samples, n_features)
+        Rows.
+
+    Returns
+    -------
+    loc : tensor of shape (n_features,)
+        Mean.
+    matrix : tensor of shape (n_features, n_features)
+        W of ``W (z - loc)``. Directions whose standard deviation is less than a
+        thousandth of the largest, with columns in units of theirs, keep some less.
+    """
+    loc, scale = moments(z)
+    standardised = (z - loc) / scale
+    variance, axes = torch.linalg.eigh(standardised.mT @ standardised / len(z))
+    largest = torch.where(variance[-1] > 0, variance[-1], 1.0)
+    stretch = variance.clamp(min=MIN_VARIANCE_RATIO * largest).rsqrt()
+    return loc, (axes * stretch) @ axes.mT / scale
 
 
 class RunningMoments(nn.Module):

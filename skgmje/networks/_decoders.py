@@ -13,7 +13,10 @@ from skgmje.networks._mlp import MLP
 
 
 class Decoder(nn.Module):
-    """A network on standardised embeddings whose output is in the view's own units.
+    """A network on whitened embeddings whose output is in the view's own units.
+
+    Whitened, since directions in which embeddings differ little may tell as much as the
+    others, but would be learned last.
 
     Parameters
     ----------
@@ -21,8 +24,11 @@ class Decoder(nn.Module):
         ``decoder``, ``'mlp'`` or ``'conv'``, ``n_features_in`` (the width of the
         embedding), ``n_features_out``, ``hidden_layer_sizes``, ``activation`` and, for
         images, ``input_shape``.
-    embedding_moments, view_moments : pair of tensors
-        Mean and standard deviation of the embedding and of the view.
+    embedding_moments : pair of tensors
+        Mean of the embedding, and the matrix W of ``W (z - mean)`` with unit variance
+        in all directions.
+    view_moments : pair of tensors
+        Mean and standard deviation of the view.
     generator : torch.Generator, optional
         Source of the initial weights.
 
@@ -37,13 +43,13 @@ class Decoder(nn.Module):
     >>> from skgmje.networks import Decoder
     >>> recipe = dict(decoder="mlp", n_features_in=2, n_features_out=4,
     ...               hidden_layer_sizes=(8,), activation="relu", input_shape=None)
-    >>> moments = [(torch.zeros(n), torch.ones(n)) for n in (2, 4)]
+    >>> moments = (torch.zeros(2), torch.eye(2)), (torch.zeros(4), torch.ones(4))
     >>> Decoder(recipe, *moments)(torch.zeros(3, 2)).shape
     torch.Size([3, 4])
     """
 
     embedding_mean: Tensor
-    embedding_scale: Tensor
+    embedding_whitening: Tensor
     mean: Tensor
     scale: Tensor
 
@@ -66,19 +72,19 @@ class Decoder(nn.Module):
             sizes = recipe["hidden_layer_sizes"]
             self.network = MLP(n_in, n_out, sizes, activation, generator)
         for name, value in zip(
-            ("embedding_mean", "embedding_scale", "mean", "scale"),
+            ("embedding_mean", "embedding_whitening", "mean", "scale"),
             (*embedding_moments, *view_moments),
             strict=True,
         ):
             self.register_buffer(name, value)
 
-    def standardise(self, z: Tensor) -> Tensor:
-        """Return embeddings in units of standard deviations from the mean."""
-        return (z - self.embedding_mean) / self.embedding_scale
+    def whiten(self, z: Tensor) -> Tensor:
+        """Return embeddings with unit variance in all directions."""
+        return (z - self.embedding_mean) @ self.embedding_whitening.mT
 
     def forward(self, z: Tensor) -> Tensor:
         """Decode embeddings to rows that are in the view's own units."""
-        return self.network(self.standardise(z)) * self.scale + self.mean
+        return self.network(self.whiten(z)) * self.scale + self.mean
 
     def for_inference(self) -> "Decoder":
         """Return a copy in float64, in evaluation mode."""

@@ -9,6 +9,7 @@ from embedding_helpers import MAKERS, gje
 from sklearn.exceptions import NotFittedError
 
 import skgmje
+from skgmje.latent._moments import whitening
 from skgmje.networks import ConvDecoder, ConvEncoder
 
 each_estimator = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
@@ -51,6 +52,48 @@ def test_what_an_embedding_holds_is_decoded(plane):
     back = estimator.inverse_transform(estimator.transform(plane))
     lost = np.square(back - plane).sum() / np.square(plane - plane.mean(axis=0)).sum()
     assert lost < 0.02
+
+
+@pytest.mark.parametrize("ratio", [1.0, 1e-2])
+def test_a_direction_of_little_variance_is_decoded_as_well(ratio, plane):
+    axes = np.linalg.svd(plane - plane.mean(axis=0), full_matrices=False)[2][:2]
+    network = torch.nn.Linear(20, 2, bias=False).requires_grad_(False)
+    # Both coordinates are nearly the same: they differ in what is small.
+    skew = np.array([[1.0, ratio], [1.0, -ratio]])
+    axes = skew @ axes * plane.std(axis=0)
+    network.weight.copy_(torch.from_numpy(axes))
+    estimator = gje(
+        encoder=network,
+        target_encoder="identity",
+        decoder="mlp",
+        hidden_layer_sizes=(),
+        learning_rate_init=0.03,
+        max_iter=60,
+    ).fit(plane, plane)
+    back = estimator.inverse_transform(estimator.transform(plane))
+    lost = np.square(back - plane).sum() / np.square(plane - plane.mean(axis=0)).sum()
+    assert lost < 1e-3
+
+
+@pytest.mark.parametrize("scale", [1e-100, 1.0, 1e100])
+def test_whitening_gives_unit_variance_in_all_directions(scale):
+    rng = np.random.default_rng(0)
+    z = scale * torch.from_numpy(rng.normal(size=(500, 3)) @ rng.normal(size=(3, 3)))
+    loc, matrix = whitening(z + scale)
+    white = (z + scale - loc) @ matrix.mT
+    np.testing.assert_allclose(white.mT @ white / 500, np.eye(3), atol=1e-9)
+
+
+def test_whitening_leaves_constant_columns_and_does_not_stretch_rounding():
+    rng = np.random.default_rng(0)
+    z = torch.from_numpy(rng.normal(size=(500, 2)))
+    z = torch.cat([z, z[:, :1] + 1e-9 * z[:, 1:], torch.ones(500, 1)], dim=1)
+    loc, matrix = whitening(z)
+    white = (z - loc) @ matrix.mT
+    assert bool(torch.isfinite(white).all())
+    assert white.abs().max() < 10
+    np.testing.assert_allclose(torch.linalg.matrix_rank(white, atol=1e-3), 2)
+    np.testing.assert_allclose((z * 0 + loc - loc) @ matrix.mT, 0)
 
 
 def test_a_constant_embedding_is_decoded_to_the_mean(plane):

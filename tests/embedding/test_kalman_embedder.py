@@ -366,6 +366,8 @@ def test_missing_steps_count_for_nothing(fitted):
 @each_noise
 def test_files_and_pickles_answer_alike(encoder, noise, fitted, tmp_path):
     estimator, X = fitted[encoder, noise], with_gaps(circles(seed=2)[0])
+    parameters = estimator.state_space_.parameters().values()
+    assert not any(parameter.requires_grad for parameter in parameters)
     estimator.save(tmp_path / "file")
     pickled = pickle.dumps(estimator)
     assert b"torch" not in pickled
