@@ -66,7 +66,7 @@ class KalmanPrediction(nn.Module):
     """
 
     # The density has to follow the encoder, not the other way round.
-    learning_rate_factor = 100.0
+    learning_rate_factor = 300.0
 
     def __init__(
         self,
