@@ -65,7 +65,8 @@ class KalmanPrediction(nn.Module):
     torch.Size([])
     """
 
-    # The density has to follow the encoder, not the other way round.
+    # The density has to follow the encoder, not the other way round. The paper's 100
+    # do with an entropy, but are too slow where gradients are stopped.
     learning_rate_factor = 300.0
 
     def __init__(

@@ -146,8 +146,12 @@ class Search:
         random_state: np.random.RandomState,
     ):
         self.n_components, self.given_means = mixture.n_components, mixture.means_init
-        # Given means name the components, which then keep to their clusters.
-        self.may_move = self.n_components > 1 and self.given_means is None
+        # Given means name the components, which then keep to their clusters; and rows
+        # that fit any component anywhere do not tell where it is wanted.
+        has_choice = self.n_components > 1 and self.given_means is None
+        enough = self.n_components * (1 + rows.shape[1])
+        self.n_starts = STARTS if has_choice else 1
+        self.may_move = has_choice and len(rows) > enough
         self.covariance_type = mixture.covariance_type
         self.reg_covar, self.device = mixture.reg_covar, mixture._device()
         self.weight, self.random_state = weight, random_state
@@ -185,9 +189,7 @@ class Search:
 
     def start(self) -> Candidate:
         """Return the best of some short runs."""
-        starts = [
-            Candidate(self._start()) for _ in range(STARTS if self.may_move else 1)
-        ]
+        starts = [Candidate(self._start()) for _ in range(self.n_starts)]
         best = self.best_of(starts, START_STAGES)
         if best.bound == -np.inf:
             raise IllDefinedCovarianceError(ILL_DEFINED_COVARIANCE)

@@ -409,6 +409,20 @@ def test_the_rows_of_the_search_grow_with_the_mixture():
     assert n_rows(50, "full", (10**6, 30)) == 50 * 496 - 1
 
 
+@pytest.mark.parametrize("n_features", [8, 9])
+def test_nothing_is_moved_where_rows_fit_any_component(n_features, monkeypatch):
+    def split(*args):
+        raise AssertionError("asked for splits")
+
+    monkeypatch.setattr(_starts, "split_components", split)
+    X = np.random.default_rng(0).normal(size=(28, n_features))
+    if 3 * (1 + n_features) < len(X):
+        with pytest.raises(AssertionError, match="asked for splits"):
+            start_of(X, 3)
+    else:
+        assert start_of(X, 3).means.shape == (3, n_features)
+
+
 @each_covariance_type
 def test_rows_of_no_weight_do_not_count(covariance_type):
     X = np.concatenate([clusters(), clusters() + 1000.0])
