@@ -136,7 +136,7 @@ def picture(results, entropies):
     ax.set(xlim=(0.845, 1.005), ylim=(-0.5, len(shown) - 0.5))
     ax.set_title("line: published", fontsize="medium")
     ax.invert_yaxis()
-    ax.legend(fontsize="small", loc="lower left")
+    ax.legend(fontsize="small", loc="upper left")
     circle = np.exp(1j * np.linspace(0, 2 * np.pi, 200))
     for ax, data in zip(axes[1:], shown, strict=True):
         ax.plot(circle.real, circle.imag, color="black", lw=0.8)

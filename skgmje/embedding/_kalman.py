@@ -106,8 +106,8 @@ class KalmanEmbedder(
         from their covariance or their neighbours, or no gradient in what is predicted.
     learning_rate_init : float, default=1e-3
         First step size of AdamW; it falls to zero along a half cosine. The parameters
-        of the state space take steps of 300 times this size, since they have to follow
-        the encoder.
+        of the state space take steps of 100 times this size, or of 300 times with
+        stopped gradients, since they have to follow the encoder.
     weight_decay : float, default=1e-4
         Decoupled weight decay.
     batch_size : int, default=8

@@ -65,10 +65,6 @@ class KalmanPrediction(nn.Module):
     torch.Size([])
     """
 
-    # The density has to follow the encoder, not the other way round. The paper's 100
-    # do with an entropy, but are too slow where gradients are stopped.
-    learning_rate_factor = 300.0
-
     def __init__(
         self,
         observation_dim: int,
@@ -84,6 +80,9 @@ class KalmanPrediction(nn.Module):
                 "state_dim or lower embedding_dim."
             )
         self.entropy = entropy
+        # The density has to follow the encoder, not the other way round. The paper's
+        # 100 are too slow for it where gradients are stopped.
+        self.learning_rate_factor = 300.0 if entropy is None else 100.0
         noise = torch.randn(
             state_dim, state_dim, dtype=torch.float64, generator=generator
         )
