@@ -168,7 +168,7 @@ def main():
     lines = [
         f"Ten classes of 4,000 images, {EPOCHS} epochs, judged on 1,000 others",
         "",
-        f"{'':20s}" + "".join(f"{name:>17s}" for name in columns),
+        f"{'':20s}" + "".join(f"{name:>17s}" for name in columns[:-1]) + "  seconds",
     ]
     figure, axis = plt.subplots(figsize=(6, 3), layout="constrained")
     for method in methods:
@@ -176,7 +176,8 @@ def main():
             name: mean_and_deviation(results, lambda t, k=method: t[0] == k, name)
             for name in columns
         }
-        lines.append(f"{method:20s}" + "".join(cell(*found[n]) for n in columns))
+        cells = "".join(cell(*found[name]) for name in columns[:-1])
+        lines.append(f"{method:20s}{cells}{found['seconds'][0]:9.0f}")
         axis.barh(method, found["accuracy"][0], color="tab:blue", alpha=0.6)
         points = [r["accuracy"] for t, r in results.items() if t[0] == method]
         axis.plot(points, [method] * len(points), "o", color="black", markersize=4)
