@@ -163,10 +163,9 @@ class TrilScale(Scale):
         )
         if not bool((loss < PRODUCT_LOSS).all()):
             return careful
-        wide, shift = inverse.reshape(-1, size), shift.reshape(-1, 1)
-        return lambda columns: torch.addmm(shift, wide, columns, beta=-1).unflatten(
-            0, (-1, size)
-        )
+        # The shift as the column of a row of ones: to add it later is one more pass.
+        wide = torch.cat([inverse, -shift], dim=-1).reshape(-1, size + 1)
+        return lambda columns: (wide @ _with_ones(columns)).unflatten(0, (-1, size))
 
     def color(
         self, noise: Tensor, component: Tensor, batch_shape: torch.Size
@@ -309,6 +308,10 @@ def take_component(
     n_sample_dims = component.dim() - len(batch_shape)
     parameter = parameter.reshape(*(1,) * n_sample_dims, *parameter.shape)
     return torch.take_along_dim(parameter, index, dim=dim).squeeze(dim)
+
+
+def _with_ones(columns: Tensor) -> Tensor:
+    return torch.nn.functional.pad(columns, (0, 0, 0, 1), value=1.0)
 
 
 def products_by_component(
