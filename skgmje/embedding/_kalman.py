@@ -106,8 +106,9 @@ class KalmanEmbedder(
         from their covariance or their neighbours, or no gradient in what is predicted.
     learning_rate_init : float, default=1e-3
         First step size of AdamW; it falls to zero along a half cosine. The parameters
-        of the state space take steps of 100 times this size, or of 300 times with
-        stopped gradients, since they have to follow the encoder.
+        of the state space take steps of 100 times this size, since they have to follow
+        the encoder; with stopped gradients of up to 300 times, if that is not above
+        0.4.
     weight_decay : float, default=1e-4
         Decoupled weight decay.
     batch_size : int, default=8
@@ -382,6 +383,8 @@ state_dim)
             entropy = ENTROPIES[self.entropy]()
         state_dim = width if self.state_dim is None else self.state_dim
         latent = KalmanPrediction(width, state_dim, entropy, weights).to(device)
+        if entropy is None:
+            latent.learning_rate_factor = _factor_when_stopped(self.learning_rate_init)
         noise_encoder = None
         if self.observation_noise == "input":
             noise_encoder = make("mlp", width)
@@ -468,3 +471,12 @@ state_dim)
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         tags.input_tags.three_d_array = True
         return tags
+
+
+def _factor_when_stopped(learning_rate: float) -> float:
+    """Return how much longer than the encoder's the steps of the state space are.
+
+    A slower one is left behind, and embeddings shrink; longer steps are too coarse.
+    """
+    slowest, fastest, longest = 100.0, 300.0, 0.4
+    return max(slowest, min(fastest, longest / learning_rate))

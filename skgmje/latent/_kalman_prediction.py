@@ -65,6 +65,9 @@ class KalmanPrediction(nn.Module):
     torch.Size([])
     """
 
+    # The density has to follow the encoder, not the other way round.
+    learning_rate_factor = 100.0
+
     def __init__(
         self,
         observation_dim: int,
@@ -80,9 +83,6 @@ class KalmanPrediction(nn.Module):
                 "state_dim or lower embedding_dim."
             )
         self.entropy = entropy
-        # The density has to follow the encoder, not the other way round. The paper's
-        # 100 are too slow for it where gradients are stopped.
-        self.learning_rate_factor = 300.0 if entropy is None else 100.0
         noise = torch.randn(
             state_dim, state_dim, dtype=torch.float64, generator=generator
         )

@@ -237,6 +237,25 @@ def test_draws_look_like_the_embeddings(fitted):
     assert not np.array_equal(z, estimator.sample(5, 7, random_state=1)[1])
 
 
+def test_a_stopped_gradient_needs_no_more_than_the_default_steps():
+    """At the paper's step of the state space two of three such fits fail."""
+    X, place = circles(120, 30, noise=0.05)
+    X = np.tanh(X @ np.random.default_rng(5).normal(size=(3, 12)))
+    scores = []
+    for seed in range(3):
+        estimator = KalmanEmbedder(
+            2, entropy="stop_gradient", hidden_layer_sizes=(32,), random_state=seed
+        ).fit(X[:80])
+        states = estimator.transform(X)[:, 5:].reshape(120, -1, 2)
+        line = LinearRegression().fit(
+            states[:80].reshape(-1, 2), place[:80, 5:].reshape(-1, 2)
+        )
+        scores.append(
+            line.score(states[80:].reshape(-1, 2), place[80:, 5:].reshape(-1, 2))
+        )
+    assert np.median(scores) > 0.97
+
+
 @pytest.mark.parametrize("entropy", ["stop_gradient", "knn", "log_det"])
 def test_states_are_an_affine_map_of_what_moves(entropy):
     """Identifiability, on curved observations of a rotation."""
