@@ -154,7 +154,7 @@ def whitening(z: Tensor) -> tuple[Tensor, Tensor]:
         Mean.
     matrix : tensor of shape (n_features, n_features)
         W of ``W (z - loc)``. Directions whose standard deviation is less than a
-        thousandth of the largest, with columns in units of theirs, keep some less.
+        thousandth of the largest, with columns in units of theirs, keep less than one.
     """
     loc, scale = moments(z)
     standardised = (z - loc) / scale

@@ -92,8 +92,7 @@ def test_whitening_leaves_constant_columns_and_does_not_stretch_rounding():
     white = (z - loc) @ matrix.mT
     assert bool(torch.isfinite(white).all())
     assert white.abs().max() < 10
-    np.testing.assert_allclose(torch.linalg.matrix_rank(white, atol=1e-3), 2)
-    np.testing.assert_allclose((z * 0 + loc - loc) @ matrix.mT, 0)
+    assert torch.linalg.matrix_rank(white, atol=1e-3) == 2
 
 
 def test_a_constant_embedding_is_decoded_to_the_mean(plane):

@@ -57,6 +57,14 @@ def direct_statistics(X, resp, reference, covariance_type):
     )
 
 
+def textbook_posterior(density, X):
+    """Log-densities of components and of the mixture, and responsibilities."""
+    (parameters,) = flat_parameters(density)
+    log_joint = np.stack([textbook_log_joint(*parameters, row) for row in X])
+    log_prob = logsumexp(log_joint, axis=1)
+    return log_joint, log_prob, np.exp(log_joint - log_prob[:, None])
+
+
 def assert_same_statistics(actual, expected):
     assert actual.covariance_type == expected.covariance_type
     assert actual.total == pytest.approx(expected.total)
@@ -216,10 +224,7 @@ def test_expectation_is_textbook_responsibilities_and_direct_sums(
     rng = np.random.default_rng(seed)
     density = random_mixture(rng, covariance_type, *size)
     X = rng.normal(scale=2.0, size=(30, size[1]))
-    (parameters,) = flat_parameters(density)
-    log_joint = np.stack([textbook_log_joint(*parameters, row) for row in X])
-    log_prob = logsumexp(log_joint, axis=1)
-    resp = np.exp(log_joint - log_prob[:, None])
+    _, log_prob, resp = textbook_posterior(density, X)
     actual = expectation(X, density, covariance_type)
     expected = direct_statistics(X, resp, actual.reference.numpy(), covariance_type)
     assert_close(actual.counts, expected.counts)
@@ -236,12 +241,9 @@ def test_one_far_sample_does_not_change_the_others(covariance_type, place, monke
     density = random_mixture(rng, covariance_type, 3, 4)
     X = rng.normal(size=(300, 4))
     X[place] *= 1e3
-    (parameters,) = flat_parameters(density)
-    log_joint = np.stack([textbook_log_joint(*parameters, row) for row in X])
-    log_prob = logsumexp(log_joint, axis=1)
+    log_joint, log_prob, resp = textbook_posterior(density, X)
     # The densities of that row are zero even beside the peak of the mixture.
     assert log_joint[place].max() - log_joint.max() < -1000
-    resp = np.exp(log_joint - log_prob[:, None])
     monkeypatch.setattr(_backend, "BLOCK_NUMBERS", 1)
     assert len(list(_backend.blocks(300, 12))) == 5
     actual = expectation(X, density, covariance_type)
