@@ -6,7 +6,8 @@ from torch import Tensor, nn
 # Added to the diagonal of batch covariances, relative to their mean variance: part of
 # the objective (it bounds it), not a repair.
 RIDGE = 1e-4
-# Directions of less variance, relative to the largest, are not stretched further.
+# Directions of less variance, relative to the largest, are not stretched: points beside
+# the others would be thrown far away.
 MIN_VARIANCE_RATIO = 1e-6
 
 
@@ -154,13 +155,14 @@ def whitening(z: Tensor) -> tuple[Tensor, Tensor]:
         Mean.
     matrix : tensor of shape (n_features, n_features)
         W of ``W (z - loc)``. Directions whose standard deviation is less than a
-        thousandth of the largest, with columns in units of theirs, keep less than one.
+        thousandth of the largest, with columns in units of theirs, keep that share.
     """
     loc, scale = moments(z)
     standardised = (z - loc) / scale
     variance, axes = torch.linalg.eigh(standardised.mT @ standardised / len(z))
     largest = torch.where(variance[-1] > 0, variance[-1], 1.0)
-    stretch = variance.clamp(min=MIN_VARIANCE_RATIO * largest).rsqrt()
+    held = variance > MIN_VARIANCE_RATIO * largest
+    stretch = torch.where(held, variance, largest).rsqrt()
     return loc, (axes * stretch) @ axes.mT / scale
 
 
