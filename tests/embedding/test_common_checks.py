@@ -113,12 +113,15 @@ def pairs_in(row):
 def pairwise_rows(factors):
     """Return few combinations that hold every pair of levels, by greedy choice."""
     candidates = full_product(factors)
-    wanted = set().union(*map(pairs_in, candidates))
+    pairs = list(map(pairs_in, candidates))
+    bits = {pair: 1 << i for i, pair in enumerate(set().union(*pairs))}
+    held = [sum(bits[pair] for pair in of_row) for of_row in pairs]
+    wanted = (1 << len(bits)) - 1
     rows = []
     while wanted:
-        best = max(candidates, key=lambda row: len(pairs_in(row) & wanted))
-        wanted -= pairs_in(best)
-        rows.append(best)
+        best = max(range(len(held)), key=lambda i: (held[i] & wanted).bit_count())
+        wanted &= ~held[best]
+        rows.append(candidates[best])
     return rows
 
 
