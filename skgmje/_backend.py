@@ -80,6 +80,7 @@ def as_numpy(tensor: torch.Tensor) -> np.ndarray:
 def blocks(n_samples: int, numbers_per_sample: int) -> Iterator[slice]:
     """Slices of samples whose working set stays near the size of the cache."""
     size = max(64, min(8192, BLOCK_NUMBERS // max(1, numbers_per_sample)))
+    size -= size % 8  # rows of as many float64 numbers end where lines of the cache do
     for start in range(0, n_samples, size):
         yield slice(start, min(start + size, n_samples))
 

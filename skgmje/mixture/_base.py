@@ -105,10 +105,12 @@ class MixtureBase(Distribution):
     def _set(self, log_weights: Tensor, means: Tensor, scale: Scale) -> None:
         n_components, n_features = means.shape[-2:]
         shapes = (log_weights.shape, means.shape[:-1], scale.leading_shape)
-        try:  # NumPy's is the faster one
-            leading = torch.Size(np.broadcast_shapes(*map(tuple, shapes)))
-        except ValueError:
-            leading = torch.Size()
+        leading = shapes[0]
+        if shapes.count(leading) < len(shapes):
+            try:  # NumPy's is the faster one
+                leading = torch.Size(np.broadcast_shapes(*map(tuple, shapes)))
+            except ValueError:
+                leading = torch.Size()
         if (
             leading[-1:] != (n_components,)
             or log_weights.shape[-1] != n_components

@@ -73,7 +73,9 @@ class Evaluator:
     def numbers_per_sample(self) -> int:
         """Working set of a sample, for blocks of `LARGE_BLOCK` times the usual size."""
         width = 1 + self.n_features + 2 * self.n_components
-        own = sum(form.n_products + form.n_scratch for form in self.forms)
+        own = sum(
+            form.n_products + form.n_repeated + form.n_scratch for form in self.forms
+        )
         return (width + own) // LARGE_BLOCK
 
     def map(
@@ -152,11 +154,12 @@ class Block:
     def __init__(self, evaluator: Evaluator, n_samples: int, memory: dict[str, Any]):
         self.evaluator, self.n_samples, self.memory = evaluator, n_samples, memory
         self.xp, self.rows = evaluator.xp, slice(0)
-        width = 1 + evaluator.n_features
-        n_products = max(form.n_products for form in evaluator.forms)
-        self.z = self.empty("z", width + n_products)
-        self.z[0] = 1.0
-        self.x = self.z[1:width]
+        self.ones = max(form.n_products for form in evaluator.forms)
+        n_repeated = max(form.n_repeated for form in evaluator.forms)
+        self.stop = self.ones + 1 + evaluator.n_features
+        self.z = self.empty("z", self.stop + n_repeated)
+        self.z[self.ones] = 1.0
+        self.x = self.z[self.ones + 1 : self.stop]
         self.log_joint = self.empty("log_joint", evaluator.n_components)
         self.scratch = [
             self.empty(type(form).__name__, form.n_scratch) for form in evaluator.forms
@@ -167,21 +170,21 @@ class Block:
         name = f"{name} {self.xp.__name__} {self.evaluator.device}"
         shape, array = (n_rows, self.n_samples), self.memory.get(name)
         if array is None or array.shape != shape:
-            if self.xp is np:
-                array = np.empty(shape)
-            else:
-                device = self.evaluator.device
+            device = self.evaluator.device
+            with torch.inference_mode(False):  # other calls will write to it, too
                 array = torch.empty(shape, dtype=torch.float64, device=device)
+            if self.xp is np:  # in memory that is aligned as NumPy's own is not
+                array = array.numpy()
             self.memory[name] = array
         return array
 
     def parts(self, by_component: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
         """Forms with their coordinates, scratch memory and rows of an array."""
         start = 0
-        width = 1 + self.evaluator.n_features
         for form, scratch in zip(self.evaluator.forms, self.scratch, strict=True):
             rows = by_component[start : start + form.n_components]
-            yield form, self.z[: width + form.n_products], scratch, rows
+            z = self.z[self.ones - form.n_products : self.stop + form.n_repeated]
+            yield form, z, scratch, rows
             start += form.n_components
 
     def read(self, X: Any, rows: slice) -> None:

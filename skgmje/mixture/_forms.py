@@ -1,12 +1,14 @@
 """How the log-densities of components are evaluated for a block of samples.
 
 Samples come as columns: `z` holds a row of ones above the samples, centred and scaled
-by the moments of the mixture. The natural form of the exponential family needs the
-fewest operations, but cancels where a component is narrow beside the mixture; there
-deviations from the component's own mean keep every digit.
+by the moments of the mixture, and what a form wants beside these. The natural form of
+the exponential family needs the fewest operations, but cancels where a component is
+narrow beside the mixture; there deviations from the component's own mean keep every
+digit.
 
-All lines run in NumPy on the CPU, whose calls cost a fraction of torch's and whose
-BLAS uses the widest vectors of the processor, and in torch on other devices.
+On the CPU, NumPy goes through the elements, since its calls cost a fraction of torch's,
+and torch multiplies matrices, since its BLAS is up to twice as fast on narrow ones. On
+other devices all lines run in torch.
 """
 
 import math
@@ -78,7 +80,7 @@ class Components:
         usable = xp.isfinite(spread) & (spread > 0)
         return cls(
             xp,
-            xp.clip(log_weights, LOG_ZERO_WEIGHT, None),
+            log_weights.clip(LOG_ZERO_WEIGHT),
             means,
             factor,
             centre,
@@ -116,7 +118,7 @@ class Components:
         """Inverse factors of the standardised components."""
         if not self.has_triangles:
             return self.spread / self.factor
-        factor = torch.as_tensor(self.factor / self.spread[:, None])
+        factor = _tensor(self.factor / self.spread[:, None])
         identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
         return inverse.numpy() if self.xp is np else inverse
@@ -162,9 +164,10 @@ class Form(ABC):
         self.components, self.xp = components, components.xp
         self.n_components, self.n_features = components.means.shape
 
-    # Rows of `z` that the form fills itself, below the ones and the samples, and rows
-    # of the scratch memory that it needs.
+    # Rows of `z` that the form fills itself, above the ones and below the samples, and
+    # rows of the scratch memory that it needs.
     n_products = 0
+    n_repeated = 0
     n_scratch = 0
     n_sums: int
     # Largest `Components.cancellation` at which all but a few of 16 digits are left.
@@ -187,75 +190,114 @@ class Form(ABC):
 
     def about_centre(self, counts: Tensor, first: Tensor, second: Tensor) -> Moments:
         """Bring standardised moments about zero to the data's units."""
-        spread = torch.as_tensor(self.components.spread)
-        other = spread.unsqueeze(-1) if self.components.has_triangles else spread
-        centre = torch.as_tensor(self.components.centre).expand_as(first)
-        return Moments(counts, first * spread, second * spread * other, centre)
+        spread = self.components.spread
+        squared = spread * spread
+        if self.components.has_triangles:
+            squared = spread[:, None] * spread
+        centre = _tensor(self.components.centre).expand_as(first)
+        return Moments(
+            counts, first * _tensor(spread), second * _tensor(squared), centre
+        )
 
 
 class NaturalForm(Form):
     """Natural parameters times sufficient statistics, ``eta_k' t(x)``.
 
-    For full covariances ``t(x) = [1, x, x_i x_j for i <= j]``, for diagonal ones
-    ``[1, x, x^2]``: one product gives all log-densities, one more all sums.
+    For full covariances ``t(x) = [x_i x_j for pairs, 1, x]``, for diagonal ones
+    ``[x^2, 1, x]``: one product gives all log-densities, one more all sums.
     """
 
     n_sums = 1
 
     def __init__(self, components: Components):
         super().__init__(components)
-        width = self.n_features
         means, precision = components.standard_means, components.precision
         if components.has_triangles:
             linear = (precision @ means[..., None])[..., 0]
-            self.pairs = _pairs(width, None if self.xp is np else str(means.device))
-            rows, columns, is_square = self.pairs
-            pairs = precision[:, rows, columns] * (0.5 * is_square - 1.0)
+            device = None if self.xp is np else str(means.device)
+            (rows, columns), self.square = _pairs(self.n_features, device)
+            products = -precision[:, rows, columns]
+            products[:, : self.n_features] *= 0.5
+            self.n_repeated = self.n_features // 2
         else:
-            linear, pairs = precision * means, -0.5 * precision
+            linear, products = precision * means, -0.5 * precision
         constants = components.log_constants - 0.5 * (linear * means).sum(-1)
-        self.n_products = pairs.shape[1]
-        self.natural = self.xp.concatenate([constants[:, None], linear, pairs], axis=1)
+        self.n_products = products.shape[1]
+        natural = self.xp.concatenate([products, constants[:, None], linear], axis=1)
+        self.natural = _aligned(natural)
 
     def prepare(self, z: Any, raw: Any, scratch: Any) -> None:
-        width = self.n_features
-        x, products = z[1 : 1 + width], z[1 + width :]
+        products, x = z[: self.n_products], z[self.n_products + 1 :]
         if not self.components.has_triangles:
             self.xp.multiply(x, x, out=products)
-        else:
-            start = 0
-            for i in range(width):
-                stop = start + width - i
-                self.xp.multiply(x[i:], x[i], out=products[start:stop])
-                start = stop
+            return
+        width, half = self.n_features, self.n_repeated
+        x[width:] = x[:half]
+        shifted = _windows(x, (width + 1) // 2, width)
+        full = products[: len(shifted) * width].reshape(shifted.shape)
+        self.xp.multiply(x[:width], shifted, out=full)
+        if 2 * half == width:
+            rest = products[len(shifted) * width :]
+            self.xp.multiply(x[:half], x[half:width], out=rest)
 
     def log_joint(self, z: Any, scratch: Any, out: Any) -> None:
-        self.xp.matmul(self.natural, z, out=out)
+        _multiply_matrices(self.natural, z[: self.natural.shape[1]], out)
 
     def sums(self, z: Any, scratch: Any, resp: Any) -> list[Any]:
-        return [z @ resp.T]
+        return [_multiply_matrices(z[: self.natural.shape[1]], resp.T)]
 
     def moments(self, sums: list[Tensor]) -> Moments:
         (totals,) = sums
         width = self.n_features
-        counts, first, second = totals.T.split([1, width, self.n_products], dim=1)
+        second, counts, first = totals.T.split([self.n_products, 1, width], dim=1)
         if self.components.has_triangles:
-            rows, columns = map(torch.as_tensor, self.pairs[:2])
-            square = second.new_empty(self.n_components, width, width)
-            square[:, rows, columns] = second
-            square[:, columns, rows] = second
-            second = square
+            second = second[:, self.square]
         return self.about_centre(counts.squeeze(1), first, second)
 
 
 @cache
-def _pairs(width: int, device: str | None) -> tuple[Any, Any, Any]:
-    """Rows and columns of the upper triangle, and whether they are equal."""
+def _pairs(width: int, device: str | None) -> tuple[tuple[Any, Any], Tensor]:
+    """Rows and columns of all pairs, and the square matrix of their places.
+
+    A pair is a row and the one some places further on. Where the rows are followed by
+    the first of them again, the products of a shift are those of contiguous rows of
+    samples, and one call makes them for all shifts.
+    """
+    place = np.arange(width * (width + 1) // 2)
+    shift, row = np.divmod(place, width)
+    pairs = row, (row + shift) % width
+    square = torch.empty(width, width, dtype=torch.int64)
+    square[pairs] = square.T[pairs] = torch.from_numpy(place)
     if device is None:
-        rows, columns = np.triu_indices(width)
-    else:
-        rows, columns = torch.triu_indices(width, width, device=device)
-    return rows, columns, rows == columns
+        return pairs, square
+    rows, columns = (torch.from_numpy(index).to(device) for index in pairs)
+    return (rows, columns), square.to(device)
+
+
+def _windows(x: Any, n_windows: int, width: int) -> Any:
+    """View rows of contiguous memory as windows, each a row further on."""
+    shape, n_samples = (n_windows, width, x.shape[1]), x.shape[1]
+    if isinstance(x, Tensor):
+        return x.as_strided(shape, (n_samples, n_samples, 1))
+    row, item = x.strides
+    return np.lib.stride_tricks.as_strided(x, shape, (row, row, item))
+
+
+def _multiply_matrices(a: Any, b: Any, out: Any = None) -> Tensor:
+    """Matrix product of arrays in memory that torch and NumPy share on the CPU."""
+    return torch.matmul(
+        _tensor(a), _tensor(b), out=None if out is None else _tensor(out)
+    )
+
+
+def _tensor(array: Any) -> Tensor:
+    """View an array as a tensor, in a fraction of the time of `torch.as_tensor`."""
+    return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+
+
+def _aligned(matrix: Any) -> Tensor:
+    """Copy to torch's memory: sums of products depend on where their terms lie."""
+    return _tensor(matrix).clone()
 
 
 class WhitenedForm(Form):
@@ -274,7 +316,7 @@ class WhitenedForm(Form):
         starts = range(0, width, TRIANGLE_ROWS)
         self.strips = [(i, min(i + TRIANGLE_ROWS, width)) for i in starts]
         self.factors = [
-            factor[:, start:stop, : 1 + stop].reshape(-1, 1 + stop)
+            _aligned(factor[:, start:stop, : 1 + stop].reshape(-1, 1 + stop))
             for start, stop in self.strips
         ]
         self.constants = components.log_constants[:, None]
@@ -290,7 +332,7 @@ class WhitenedForm(Form):
         out[:] = self.constants
         for factor, (start, stop) in zip(self.factors, self.strips, strict=True):
             flat, by_component = self._strip(scratch, start, stop)
-            self.xp.matmul(factor, z[: 1 + stop], out=flat)
+            _multiply_matrices(factor, z[: 1 + stop], flat)
             self.xp.multiply(flat, flat, out=flat)
             out -= by_component.sum(1)
 
@@ -300,7 +342,7 @@ class WhitenedForm(Form):
             flat, by_component = self._strip(scratch, start, stop)
             x = z[1 + start : 1 + stop]
             self.xp.multiply(resp[:, None], x[None], out=by_component)
-            sums.append(flat @ z[: 1 + stop].T)
+            sums.append(_multiply_matrices(flat, z[: 1 + stop].T))
         return sums
 
     def moments(self, sums: list[Tensor]) -> Moments:
@@ -325,21 +367,23 @@ class TiedForm(Form):
         means = components.standard_means
         linear = means @ components.precision[0]
         constants = components.log_constants - 0.5 * (linear * means).sum(-1)
-        self.linear = self.xp.concatenate([constants[:, None], linear], axis=1)
-        self.whitening = components.whitening[0] * math.sqrt(0.5)
+        linear = self.xp.concatenate([constants[:, None], linear], axis=1)
+        self.linear = _aligned(linear)
+        self.whitening = _aligned(components.whitening[0] * math.sqrt(0.5))
         self.n_scratch = self.n_features
 
     def log_joint(self, z: Any, scratch: Any, out: Any) -> None:
         whitened = scratch[: self.n_features]
-        self.xp.matmul(self.whitening, z[1:], out=whitened)
+        _multiply_matrices(self.whitening, z[1:], whitened)
         self.xp.multiply(whitened, whitened, out=whitened)
-        self.xp.matmul(self.linear, z, out=out)
+        _multiply_matrices(self.linear, z, out)
         out -= whitened.sum(0)
 
     def sums(self, z: Any, scratch: Any, resp: Any) -> list[Any]:
         weighted = scratch[: self.n_features]
         self.xp.multiply(z[1:], resp.sum(0), out=weighted)
-        return [z @ resp.T, weighted @ z[1:].T]
+        totals = _multiply_matrices(z, resp.T)
+        return [totals, _multiply_matrices(weighted, z[1:].T)]
 
     def moments(self, sums: list[Tensor]) -> Moments:
         totals, second = sums

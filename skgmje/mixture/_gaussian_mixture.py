@@ -1,6 +1,8 @@
 """Gaussian mixture estimator: scikit-learn's interface on the library's density."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,6 +50,21 @@ from skgmje.mixture._starts import best_of_short_runs
 
 # Exponent at which the weight of a batch decays in `partial_fit`.
 STEPWISE_DECAY = 0.7
+
+
+@contextmanager
+def _without_dispatch() -> Iterator[None]:
+    """Spare what scikit-learn and torch do beside the numbers, and own the threads.
+
+    Arrays are NumPy's here, whatever scikit-learn dispatches elsewhere, and nothing
+    asks for gradients, which makes each of torch's calls cheaper.
+    """
+    with (
+        sklearn.config_context(array_api_dispatch=False),
+        torch.inference_mode(),
+        own_threads(),
+    ):
+        yield
 
 
 class Run(NamedTuple):
@@ -251,8 +268,7 @@ class GaussianMixture(
         In an initialised ``torch.distributed`` group every process passes its own
         samples; sums go over all of them, and all processes end with the same mixture.
         """
-        # Arrays are NumPy's here, whatever scikit-learn dispatches elsewhere.
-        with sklearn.config_context(array_api_dispatch=False), own_threads():
+        with _without_dispatch():
             rows, samples = self._read(X, sample_weight)
             self._fit(rows, samples)
         return self
@@ -305,7 +321,7 @@ class GaussianMixture(
         """
         if not hasattr(self, "weights_"):
             return self.fit(X, sample_weight=sample_weight)
-        with sklearn.config_context(array_api_dispatch=False), own_threads():
+        with _without_dispatch():
             _, samples = self._read(X, sample_weight, reset=False)
             self._step(samples)
         return self

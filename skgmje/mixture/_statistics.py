@@ -5,6 +5,7 @@ component (its previous mean), so that nothing cancels far from the origin.
 """
 
 from dataclasses import dataclass, replace
+from math import inf
 from typing import Any
 
 import torch
@@ -100,8 +101,8 @@ class SufficientStatistics:
             cross = shift.mT @ self.first
             second = self.second + shift.mT @ moved + cross.mT
         else:
-            cross = shift.unsqueeze(-1) * self.first.unsqueeze(-2)
-            second = self.second + shift.unsqueeze(-1) * moved.unsqueeze(-2) + cross.mT
+            left = torch.stack([shift, self.first], dim=-1)
+            second = self.second + left @ torch.stack([moved, shift], dim=-2)
         return replace(self, first=moved, second=second, reference=reference)
 
     @property
@@ -135,9 +136,8 @@ def scale_of_covariances(covariances: Tensor, covariance_type: str) -> Scale:
         matrices = covariances if covariances.dim() == 3 else covariances.unsqueeze(0)
         factor, info = torch.linalg.cholesky_ex(matrices)
         # What is not finite anywhere in a row is so in its pivot.
-        pivots = factor.diagonal(dim1=-2, dim2=-1).square()
-        sound = (pivots >= MIN_VARIANCE) & (pivots < torch.inf)
-        if bool(info.any()) or not bool(sound.all()):
+        least, most = factor.diagonal(dim1=-2, dim2=-1).square().aminmax()
+        if bool(info.any()) or not MIN_VARIANCE <= float(least) <= float(most) < inf:
             raise IllDefinedCovarianceError(ILL_DEFINED_COVARIANCE)
         return TrilScale(factor)
     is_low_rank = covariance_type == "low_rank"
