@@ -1,8 +1,10 @@
 """What a table of ratios has to say about the machine it was made on."""
 
 import platform
+import threading
 import time
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -36,3 +38,36 @@ def describe(*packages):
     print(f"{platform.machine()}, {torch.get_num_threads()} threads; BLAS {blas}")
     versions = [f"{name} {version(name)}" for name in ("numpy", "torch", *packages)]
     print(", ".join(versions))
+
+
+def anonymous_memory():
+    """Resident memory that is no mapped file, in MB."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("RssAnon"):
+            return int(line.split()[1]) / 1024
+    raise OSError("/proc/self/status has no RssAnon")
+
+
+class PeakMemory:
+    """Watch the memory of this process from a thread."""
+
+    def __enter__(self):
+        self.before = self.peak = anonymous_memory()
+        self.running = True
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+        return self
+
+    def _watch(self):
+        while self.running:
+            self.peak = max(self.peak, anonymous_memory())
+            time.sleep(0.01)
+
+    def __exit__(self, *exception):
+        self.running = False
+        self.thread.join()
+
+    @property
+    def growth(self):
+        """What was needed at most beyond what there was, in MB."""
+        return self.peak - self.before

@@ -8,12 +8,12 @@ product peak in classical operations, 4 n K d^2 an iteration for full covariance
 
 import argparse
 import time
-import tracemalloc
 import warnings
+from multiprocessing import get_context
 
 import numpy as np
 import sklearn.mixture
-from _machine import describe, gemm_peak, median_time
+from _machine import PeakMemory, describe, gemm_peak, median_time
 
 import skgmje
 
@@ -136,20 +136,24 @@ def print_scoring(repeats):
     )
 
 
+def memory_of_fit(cls, shape):
+    """What a fit needs beyond the data, in MB."""
+    warnings.simplefilter("ignore")
+    X = make_data(*SHAPES[shape], "float64")
+    start = make_start(X, SHAPES[shape][2], "full")
+    mixture_of(cls, start, "full", 1).fit(X[:100])  # loads what it uses
+    with PeakMemory() as memory:
+        mixture_of(cls, start, "full", 8).fit(X)
+    return memory.growth
+
+
 def print_memory():
-    """Compare what a fit allocates beyond the data."""
+    """Compare the memory of a fit, each in a process of its own."""
     for shape in "BC":
-        X = make_data(*SHAPES[shape], "float64")
-        start = make_start(X, SHAPES[shape][2], "full")
-        peaks = []
-        for cls in CLASSES:
-            tracemalloc.start()
-            mixture_of(cls, start, "full", 2).fit(X)
-            peaks.append(tracemalloc.get_traced_memory()[1] / 2**20)
-            tracemalloc.stop()
-        print(
-            f"memory of fit {shape}: theirs {peaks[0]:.0f} MB, ours {peaks[1]:.0f} MB"
-        )
+        with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+            tasks = [(cls, shape) for cls in CLASSES]
+            theirs, ours = pool.starmap(memory_of_fit, tasks, chunksize=1)
+        print(f"memory of fit {shape}: theirs {theirs:.0f} MB, ours {ours:.0f} MB")
 
 
 CLASSES = (sklearn.mixture.GaussianMixture, skgmje.GaussianMixture)

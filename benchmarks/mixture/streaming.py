@@ -8,13 +8,12 @@ the time of an EM iteration and the memory that the fit needs beyond the mapped 
 
 import argparse
 import tempfile
-import threading
 import time
 import warnings
 from pathlib import Path
 
 import numpy as np
-from _machine import describe
+from _machine import PeakMemory, describe
 
 from skgmje import GaussianMixture
 
@@ -33,34 +32,6 @@ def write(path, n_samples):
         noise = rng.normal(size=(len(labels), N_FEATURES))
         X[start : start + len(labels)] = means[labels] + noise
     X.flush()
-
-
-def anonymous_memory():
-    """Resident memory that is no mapped file, in MB."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) / 1024
-    raise OSError("/proc/self/status has no RssAnon")
-
-
-class PeakMemory:
-    """Watch the memory of this process from a thread."""
-
-    def __enter__(self):
-        self.before = self.peak = anonymous_memory()
-        self.running = True
-        self.thread = threading.Thread(target=self._watch)
-        self.thread.start()
-        return self
-
-    def _watch(self):
-        while self.running:
-            self.peak = max(self.peak, anonymous_memory())
-            time.sleep(0.01)
-
-    def __exit__(self, *exception):
-        self.running = False
-        self.thread.join()
 
 
 def main():
@@ -83,7 +54,7 @@ def main():
             seconds = (time.perf_counter() - start) / mixture.n_iter_
             print(
                 f"{n:>12,d} rows: {seconds:6.2f} s an iteration, "
-                f"{memory.peak - memory.before:5.0f} MB beyond the file",
+                f"{memory.growth:5.0f} MB beyond the file",
                 flush=True,
             )
 

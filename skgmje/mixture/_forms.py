@@ -280,7 +280,7 @@ def _windows(x: Any, n_windows: int, width: int) -> Any:
     if isinstance(x, Tensor):
         return x.as_strided(shape, (n_samples, n_samples, 1))
     row, item = x.strides
-    return np.lib.stride_tricks.as_strided(x, shape, (row, row, item))
+    return np.ndarray(shape, x.dtype, x, strides=(row, row, item))
 
 
 def _multiply_matrices(a: Any, b: Any, out: Any = None) -> Tensor:
