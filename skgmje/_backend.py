@@ -72,6 +72,11 @@ def as_tensor(
     return torch.from_numpy(native).to(device=device, dtype=dtype)
 
 
+def tensor_view(array: Any) -> torch.Tensor:
+    """View an array of the CPU as a tensor; a tensor is returned as it is."""
+    return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
+
+
 def as_numpy(tensor: torch.Tensor) -> np.ndarray:
     """Bring a tensor back to NumPy: the boundary on the way out."""
     return tensor.detach().cpu().numpy()

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from skgmje._backend import as_tensor, blocks, map_spans
+from skgmje._backend import as_tensor, blocks, map_spans, tensor_view
 from skgmje.mixture._distribution import MultivariateNormalMixture
 from skgmje.mixture._forms import (
     LOG_ZERO_WEIGHT,
@@ -65,9 +65,9 @@ class Evaluator:
         has_weight = components.log_weights > LOG_ZERO_WEIGHT
         if order:
             has_weight = has_weight[self.xp.concatenate(order)]
-        self.has_weight = has_weight[:, None]
-        self.centre = components.centre[:, None]
-        self.inverse_spread = 1.0 / components.spread[:, None]
+        self.has_weight = tensor_view(has_weight)[:, None]
+        self.centre = tensor_view(components.centre)[:, None]
+        self.inverse_spread = 1.0 / tensor_view(components.spread)[:, None]
 
     @property
     def numbers_per_sample(self) -> int:
@@ -193,18 +193,16 @@ class Block:
         samples = X[rows]
         if self.xp is torch and not isinstance(samples, Tensor):
             samples = as_tensor(samples, self.evaluator.device)
-        raw = samples.T
-        columns = raw
+        raw, x = samples.T, tensor_view(self.x)
         if _is_wide(samples):
             # NumPy would jump from row to row; torch transposes tile by tile.
-            torch.from_numpy(self.x).copy_(torch.from_numpy(samples).T)
-            columns = self.x
-        with np.errstate(over="ignore"):
-            self.xp.subtract(columns, self.evaluator.centre, out=self.x)
-            self.xp.multiply(self.x, self.evaluator.inverse_spread, out=self.x)
-            flat = self.x.reshape(-1)
-            if not flat @ flat < MAX_COORDINATE:
-                self.xp.clip(self.x, -MAX_COORDINATE, MAX_COORDINATE, out=self.x)
+            x.copy_(torch.from_numpy(samples).T)
+        else:
+            self.x[:] = raw
+        x.sub_(self.evaluator.centre).mul_(self.evaluator.inverse_spread)
+        flat = x.flatten()
+        if not flat @ flat < MAX_COORDINATE:
+            x.clamp_(-MAX_COORDINATE, MAX_COORDINATE)
         for form, z, scratch, _ in self.parts(self.log_joint):
             form.prepare(z, raw, scratch)
 
@@ -216,23 +214,23 @@ class Block:
 
     def posterior(self, floor: float | None = None) -> Any:
         """Turn `log_joint` into responsibilities; return log-densities."""
-        xp, joint = self.xp, self.evaluate()
-        top = xp.amax(joint, 0)
-        xp.subtract(joint, top, out=joint)
+        # In place, for NumPy's arrays as well: torch's loops are the faster ones.
+        joint = tensor_view(self.evaluate())
+        top = joint.amax(0)
+        joint.sub_(top)
         negligible = None
-        if floor is not None and self.evaluator.is_careful:
-            negligible = (joint < NO_SHARE) & self.evaluator.has_weight
-        # Both in place for NumPy arrays as well, and faster than NumPy's.
-        shares = torch.as_tensor(joint)
         if floor is not None:
-            shares.clamp_(floor)
-        shares.exp_()
+            if self.evaluator.is_careful:
+                negligible = (joint < NO_SHARE) & self.evaluator.has_weight
+            joint.clamp_(floor)
+        joint.exp_()
         if negligible is not None:
             # Squares of a far sample's deviations would outweigh even the smallest.
             joint[negligible] = 0.0
         total = joint.sum(0)
-        xp.multiply(joint, 1.0 / total, out=joint)
-        return top + xp.log(total)
+        joint.mul_(total.reciprocal())
+        log_prob = total.log_().add_(top)
+        return log_prob.numpy() if self.xp is np else log_prob
 
     def sums(self, resp: Any) -> list[Any]:
         """Sum what the M step needs of this block, form after form."""

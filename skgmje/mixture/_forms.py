@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from skgmje._backend import tensor_view
 from skgmje.mixture._distribution import MultivariateNormalMixture
 from skgmje.mixture._low_rank import LowRankScale
 from skgmje.mixture._scale import SphericalScale
@@ -118,7 +119,7 @@ class Components:
         """Inverse factors of the standardised components."""
         if not self.has_triangles:
             return self.spread / self.factor
-        factor = _tensor(self.factor / self.spread[:, None])
+        factor = tensor_view(self.factor / self.spread[:, None])
         identity = torch.eye(factor.shape[-1], dtype=factor.dtype, device=factor.device)
         inverse = torch.linalg.solve_triangular(factor, identity, upper=False)
         return inverse.numpy() if self.xp is np else inverse
@@ -194,9 +195,12 @@ class Form(ABC):
         squared = spread * spread
         if self.components.has_triangles:
             squared = spread[:, None] * spread
-        centre = _tensor(self.components.centre).expand_as(first)
+        centre = tensor_view(self.components.centre).expand_as(first)
         return Moments(
-            counts, first * _tensor(spread), second * _tensor(squared), centre
+            counts,
+            first * tensor_view(spread),
+            second * tensor_view(squared),
+            centre,
         )
 
 
@@ -286,18 +290,15 @@ def _windows(x: Any, n_windows: int, width: int) -> Any:
 def _multiply_matrices(a: Any, b: Any, out: Any = None) -> Tensor:
     """Matrix product of arrays in memory that torch and NumPy share on the CPU."""
     return torch.matmul(
-        _tensor(a), _tensor(b), out=None if out is None else _tensor(out)
+        tensor_view(a),
+        tensor_view(b),
+        out=None if out is None else tensor_view(out),
     )
-
-
-def _tensor(array: Any) -> Tensor:
-    """View an array as a tensor, in a fraction of the time of `torch.as_tensor`."""
-    return torch.from_numpy(array) if isinstance(array, np.ndarray) else array
 
 
 def _aligned(matrix: Any) -> Tensor:
     """Copy to torch's memory: sums of products depend on where their terms lie."""
-    return _tensor(matrix).clone()
+    return tensor_view(matrix).clone()
 
 
 class WhitenedForm(Form):
