@@ -29,7 +29,7 @@ LOG_RESPONSIBILITY_FLOOR = -80.0
 NO_SHARE = -1e24
 # Threads wait for the interpreter between blocks; that costs more than to leave the
 # inner cache.
-LARGE_BLOCK = 3
+LARGE_BLOCK = 4
 WIDE = 32
 
 
