@@ -1,6 +1,7 @@
 """What a table of ratios has to say about the machine it was made on."""
 
 import platform
+import re
 import threading
 import time
 from importlib.metadata import version
@@ -24,8 +25,14 @@ def median_time(function, repeats=5):
 
 def gemm_peak(dtype):
     """Floating-point operations a second of a large square product."""
-    matrix = np.ones((2048, 2048), dtype=dtype)
+    matrix = torch.ones(2048, 2048, dtype=getattr(torch, dtype))
     return 2 * 2048**3 / median_time(lambda: matrix @ matrix)
+
+
+def torch_blas():
+    """Name of the library that multiplies torch's matrices."""
+    found = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
+    return found[1] if found else "unknown BLAS"
 
 
 def describe(*packages):
@@ -35,6 +42,7 @@ def describe(*packages):
         for pool in threadpool_info()
         if pool["user_api"] == "blas"
     }
+    blas.add(f"torch's {torch_blas()}")
     print(f"{platform.machine()}, {torch.get_num_threads()} threads; BLAS {blas}")
     versions = [f"{name} {version(name)}" for name in ("numpy", "torch", *packages)]
     print(", ".join(versions))

@@ -7,7 +7,6 @@ everything from the rows to the mean, to the log-density of the rest, or to one 
 Peers that loop over rows get fewer of them. Answers have to agree to 1e-6.
 """
 
-import re
 import statistics
 import time
 import warnings
@@ -16,6 +15,7 @@ from importlib.metadata import version
 import numpy as np
 import sklearn.mixture
 import torch
+from _machine import describe
 
 from skgmje.mixture import GaussianMixture
 
@@ -117,11 +117,7 @@ def main():
         name: seconds_a_row(function, N_ROWS, REPEATS)
         for name, function in answers.items()
     }
-    blas = re.search(r"BLAS_INFO=(\w+)", torch.__config__.show())
-    print(
-        f"torch {version('torch')}, {blas[1] if blas else 'unknown BLAS'}, "
-        f"{torch.get_num_threads()} threads"
-    )
+    describe()
     print(f"{'microseconds a row':22}", *[f"{name:>14}" for name in times])
     print(f"{'skgmje':22}", *[f"{1e6 * value:14.2f}" for value in times.values()])
     for peer, n_rows, repeats in (
