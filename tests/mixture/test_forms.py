@@ -21,7 +21,7 @@ from mixture_strategies import (
 from threadpoolctl import threadpool_info
 
 from skgmje import _backend
-from skgmje.mixture import _em, _forms
+from skgmje.mixture import GaussianMixture, _em, _forms
 from skgmje.mixture._em import MixtureParameters, expectation
 from skgmje.mixture._evaluation import Evaluator
 from skgmje.mixture._forms import (
@@ -60,7 +60,9 @@ def assert_same_answers(actual, expected, tol=1e-9):
         (TiedForm, "tied"),
     ],
 )
-@pytest.mark.parametrize("size", [(1, 1), (2, 3), (3, 17), (2, 33)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(1, 1), (2, 2), (2, 3), (3, 6), (3, 17), (2, 32), (2, 33)], ids=str
+)
 def test_every_form_gives_what_deviations_give(
     form, covariance_type, size, monkeypatch
 ):
@@ -194,7 +196,7 @@ def test_zero_weight_takes_no_part(covariance_type):
 
 
 @each_covariance_type
-@pytest.mark.parametrize("width", [3, _forms.NATURAL_WIDTH + 1])
+@pytest.mark.parametrize("width", [3, 4, _forms.NATURAL_WIDTH + 1])
 @pytest.mark.parametrize("needle", [False, True])
 def test_torch_gives_what_numpy_gives(covariance_type, width, needle, monkeypatch):
     rng = np.random.default_rng(0)
@@ -316,3 +318,35 @@ def test_components_share_memory_with_the_density():
     density = random_mixture(np.random.default_rng(0), "full")
     components = Components.of(density, "full")
     assert np.shares_memory(components.means, density.means.numpy())
+
+
+@pytest.mark.parametrize("on_numpy", [True, False])
+def test_scratch_memory_of_a_fit_serves_calls_outside(on_numpy, monkeypatch):
+    """A fit runs in inference mode, whose tensors nobody else may write to."""
+    if not on_numpy:
+        monkeypatch.setattr(_forms, "NUMPY_DEVICES", ())
+    X = np.random.default_rng(0).normal(size=(301, 3))
+    mixture = GaussianMixture(2, random_state=0).fit(X)
+    actual = Evaluator(mixture.density_, "full").log_prob(X)
+    assert_close(actual, mixture.density_.log_prob(double(X)))
+
+
+@each_covariance_type
+def test_the_density_of_a_fit_has_gradients(covariance_type):
+    X = np.random.default_rng(0).normal(size=(100, 3))
+    mixture = GaussianMixture(2, covariance_type=covariance_type, random_state=0).fit(X)
+    x = double(X).requires_grad_()
+    (gradient,) = torch.autograd.grad(mixture.density_.log_prob(x).sum(), x)
+    assert bool(torch.isfinite(gradient).all())
+
+
+@pytest.mark.parametrize("n_samples", [64, 1000, 4096])
+def test_rows_of_blocks_start_where_lines_of_the_cache_do(n_samples):
+    density = random_mixture(np.random.default_rng(0), "full", 3, 5)
+    evaluator = Evaluator(density, "full")
+    (block,) = evaluator.blocks(np.ones((n_samples, 5)), slice(0, n_samples), {})
+    addresses = [array.ctypes.data for array in (block.z, block.x, block.log_joint)]
+    assert [address % 64 for address in addresses] == [0, 0, 0]
+    sizes = [part.stop - part.start for part in _backend.blocks(10**5, 333)]
+    assert all(size % 8 == 0 for size in sizes[:-1])
+    assert sum(sizes) == 10**5
