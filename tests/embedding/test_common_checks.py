@@ -22,7 +22,7 @@ from skgmje import (
 )
 from skgmje.mixture import GaussianMixture, ParticleBank
 
-SMALL = {"max_iter": 3, "batch_size": 64, "random_state": 0}
+SMALL = {"max_iter": 2, "batch_size": 64, "random_state": 0}
 COMMON = {
     "target": ("auto", "y", "augment"),
     "encoder": ("mlp", "linear", "identity"),
@@ -208,7 +208,7 @@ import skgmje
 from skgmje.exceptions import IgnoredTargetWarning
 warnings.simplefilter("ignore", IgnoredTargetWarning)
 
-small = dict(max_iter=3, batch_size=64, random_state=0)
+small = dict(max_iter=2, batch_size=64, random_state=0)
 estimators = [
     skgmje.ContrastiveEmbedder(**small),
     skgmje.GJEEmbedder(**small),
