@@ -6,9 +6,10 @@ the exponential family needs the fewest operations, but cancels where a componen
 narrow beside the mixture; there deviations from the component's own mean keep every
 digit.
 
-On the CPU, NumPy goes through the elements, since its calls cost a fraction of torch's,
-and torch multiplies matrices, since its BLAS is up to twice as fast on narrow ones. On
-other devices all lines run in torch.
+On the CPU the numbers are in NumPy's arrays, whose calls cost a fraction of torch's on
+small ones. Torch multiplies matrices, since its BLAS is up to twice as fast on narrow
+ones, and its loops over long rows are the faster, too. On other devices all lines run
+in torch.
 """
 
 import math
