@@ -2,7 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check
+# Python compiles what it imports; to compile all of torch would take half a minute.
+PIP := $(BIN)/pip install --quiet --no-compile --disable-pip-version-check
 CONSTRAINTS := requirements/constraints.txt
 READY := $(VENV)/.ready
 WORKERS ?= 2
