@@ -1,6 +1,7 @@
 """Fixtures that every test shares."""
 
 import os
+from unittest import SkipTest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
@@ -12,6 +13,15 @@ import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    """Fail where scikit-learn would skip a check."""
+    try:
+        return (yield)
+    except SkipTest as reason:
+        pytest.fail(f"A check was skipped: {reason}")
 
 
 @pytest.fixture(autouse=True)

@@ -23,6 +23,13 @@ from skgmje.latent._neighbours import neighbour_entropy
 
 # Added to variances under a square root, whose slope at zero is infinite.
 VARIANCE_FLOOR = 1e-4
+# Smaller probabilities have no gradient: at zero that of the entropy is infinite.
+PROBABILITY_FLOOR = torch.finfo(torch.float64).tiny
+
+
+def categorical_entropy(probabilities: Tensor) -> Tensor:
+    """Entropy in nats of float64 probabilities, which may be zero."""
+    return torch.special.entr(probabilities.clamp(min=PROBABILITY_FLOOR)).sum()
 
 
 class Entropy(nn.Module):

@@ -11,6 +11,7 @@ from skgmje.latent._entropies import (
     MomentKL,
     NearestNeighbour,
     Negentropy,
+    categorical_entropy,
 )
 from skgmje.latent._gaussian import GaussianMutualInformation
 from skgmje.mixture import MultivariateNormalMixture
@@ -156,5 +157,5 @@ def _default_entropy(likelihood: str) -> Entropy:
 
 def _joint_loss(density: MultivariateNormalMixture, z: Tensor) -> Tensor:
     usage = density.responsibilities(z).mean(0)
-    usage_entropy = torch.special.entr(usage).sum()
+    usage_entropy = categorical_entropy(usage)
     return -density.log_prob(z).mean() - USAGE_WEIGHT * usage_entropy

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from skgmje.latent._entropies import Entropy
+from skgmje.latent._entropies import Entropy, categorical_entropy
 from skgmje.latent._latent_densities import IsotropicGaussian, LatentDensity
 
 LogSums = Callable[[Tensor, tuple[Tensor, ...]], Tensor]
@@ -179,7 +179,7 @@ class CategoricalEntropy(Entropy):
         table = views[0].mean(0)
         if len(views) == 2:
             table = views[0].mT @ views[1] / len(views[0])
-        return torch.special.entr(table).sum()
+        return categorical_entropy(table)
 
     def forward(self, z: Tensor) -> Tensor:
         """Return minus the weighted entropy of embeddings of shape (n, d)."""

@@ -158,8 +158,8 @@ class Trainer:
     def run_epoch(self) -> None:
         """Train for one epoch.
 
-        A loss that is not finite, or an interrupt, ends training with the weights of
-        the last good epoch and a warning.
+        A loss or gradient that is not finite, or an interrupt, ends training with the
+        weights of the last good epoch and a warning.
         """
         try:
             loss = self._pass_over_batches()
@@ -172,9 +172,9 @@ class Trainer:
         except ArithmeticError:
             loss = math.nan
         self._stop(
-            f"The loss became {loss} in epoch {self.n_epochs + 1}; the weights of the "
-            "epoch before are kept. Lower learning_rate_init or look for outliers in "
-            "the data.",
+            f"The loss or its gradient became {loss} in epoch {self.n_epochs + 1}; the "
+            "weights of the epoch before are kept. Lower learning_rate_init or look "
+            "for outliers in the data.",
             ConvergenceWarning,
         )
 
@@ -188,7 +188,8 @@ class Trainer:
 
     def _pass_over_batches(self) -> float:
         self.model.begin_epoch(self.views, self.training_rows)  # type: ignore[operator]
-        self.model.train()
+        if not self.model.training:
+            self.model.train()
         order = torch.randperm(
             len(self.training_rows),
             generator=self.generator,
@@ -203,7 +204,9 @@ class Trainer:
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             for group in self.optimizer.param_groups:
-                nn.utils.clip_grad_norm_(group["params"], GRADIENT_NORM)
+                norm = nn.utils.clip_grad_norm_(group["params"], GRADIENT_NORM)
+                # NaN, if the gradient is not finite, although the loss may be.
+                total += 0.0 * norm
             self.optimizer.step()
             total += loss.detach() * len(batch)
         self.schedule.step()

@@ -241,7 +241,7 @@ def test_a_stopped_gradient_needs_no_more_than_the_default_steps():
     """At the paper's step of the state space two of three such fits fail."""
     X, place = circles(120, 30, noise=0.05)
     X = np.tanh(X @ np.random.default_rng(5).normal(size=(3, 12)))
-    scores = []
+    n_found = 0
     for seed in range(3):
         estimator = KalmanEmbedder(
             2, entropy="stop_gradient", hidden_layer_sizes=(32,), random_state=seed
@@ -250,10 +250,11 @@ def test_a_stopped_gradient_needs_no_more_than_the_default_steps():
         line = LinearRegression().fit(
             states[:80].reshape(-1, 2), place[:80, 5:].reshape(-1, 2)
         )
-        scores.append(
-            line.score(states[80:].reshape(-1, 2), place[80:, 5:].reshape(-1, 2))
-        )
-    assert np.median(scores) > 0.97
+        score = line.score(states[80:].reshape(-1, 2), place[80:, 5:].reshape(-1, 2))
+        n_found += score > 0.97
+        if n_found == 2:
+            return
+    pytest.fail(f"Only {n_found} of three fits found the circle.")
 
 
 @pytest.mark.parametrize("entropy", ["stop_gradient", "knn", "log_det"])

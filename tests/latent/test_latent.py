@@ -326,6 +326,24 @@ def test_the_joint_loss_is_the_likelihood_and_the_usage():
     assert actual == pytest.approx(expected, abs=1e-9)
 
 
+def test_the_joint_loss_has_a_gradient_where_no_row_needs_a_component():
+    latent = joint_mixture(likelihood="joint", entropy=NoEntropy())
+    density = latent.components.density
+    means = density.means.clone()
+    means[0] += 1e3
+    latent.components.density = MultivariateNormalMixture.from_log_weights(
+        density.log_weights,
+        means,
+        scale_tril=torch.linalg.cholesky(density.component_covariances),
+    )
+    pair = [z.requires_grad_() for z in dependent_embeddings()]
+    shares = latent.components.density.responsibilities(torch.cat(pair, dim=1))
+    assert bool((shares[:, 0] == 0).all())
+    for gradient in torch.autograd.grad(latent(*pair), pair):
+        assert bool(torch.isfinite(gradient).all())
+        assert float(gradient.abs().max()) > 0
+
+
 def test_an_unknown_likelihood_is_refused():
     with pytest.raises(ValueError, match="likelihood must be one of"):
         JointMixture(3, likelihood="marginal")

@@ -312,6 +312,16 @@ def test_the_entropies_of_classes_are_those_of_their_table(seed, n_classes):
     assert max(first, second) <= joint + 1e-9 <= first + second + 2e-9
 
 
+def test_the_entropy_of_classes_has_a_gradient_where_one_has_no_probability():
+    logits = torch.tensor([[0.0, 1.0, -1e4]] * 4, requires_grad=True)
+    entropy = CategoricalEntropy().entropy(logits.softmax(-1))
+    (gradient,) = torch.autograd.grad(entropy, logits)
+    p = torch.tensor([0.0, 1.0]).softmax(0)
+    slope = p * (-p.log() - torch.special.entr(p).sum()) / 4
+    torch.testing.assert_close(gradient[0, :2], slope, atol=1e-6, rtol=0)
+    assert not gradient[:, 2].any()
+
+
 def test_kernels_need_two_embeddings():
     with pytest.raises(ValueError, match="at least two embeddings; got 1"):
         KernelDensity()(normal(1, 2))

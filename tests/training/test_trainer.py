@@ -172,6 +172,23 @@ def test_a_loss_that_is_not_finite_ends_training_with_the_last_good_weights(valu
     assert made.done
 
 
+def test_a_gradient_that_is_not_finite_ends_training_though_the_loss_is():
+    class Failing(Toy):
+        def forward(self, context, target):
+            loss = super().forward(context, target)
+            # The square root has an infinite slope at zero, times zero.
+            return loss + (0.0 * loss).sqrt() if len(self.epochs) == 3 else loss
+
+    made = trainer(Failing(), max_iter=3)
+    for _ in range(2):
+        made.run_epoch()
+    good = made.model.weight.detach().clone()
+    with pytest.warns(ConvergenceWarning, match=r"its gradient became nan in epoch 3"):
+        run(made)
+    assert torch.equal(made.model.weight, good)
+    assert made.n_epochs == 2
+
+
 def test_a_validation_loss_that_is_not_finite_ends_training():
     made = trainer(
         Watched([2.0, 1.0, math.nan, 0.0]), max_iter=4, validation_rows=torch.arange(9)
