@@ -19,8 +19,8 @@ from torch import Tensor
 
 from skgmje._backend import BLOCK_NUMBERS, as_tensor, blocks
 from skgmje.mixture._distribution import MultivariateNormalMixture
-from skgmje.mixture._forms import MAX_COORDINATE
 from skgmje.mixture._scale import TrilScale
+from skgmje.mixture._standard_components import MAX_COORDINATE
 
 # Rows of so many numbers are grouped by pattern at a time: eight megabytes.
 GROUP_NUMBERS = 2**20

@@ -13,13 +13,11 @@ from torch import Tensor
 
 from skgmje._backend import as_tensor, blocks, map_spans, tensor_view
 from skgmje.mixture._distribution import MultivariateNormalMixture
-from skgmje.mixture._forms import (
+from skgmje.mixture._forms import DeviationForm, Groups, choose_forms
+from skgmje.mixture._standard_components import (
     LOG_ZERO_WEIGHT,
     MAX_COORDINATE,
     Components,
-    DeviationForm,
-    Groups,
-    choose_forms,
 )
 
 # Smaller responsibilities would be denormal products that slow the processor down.

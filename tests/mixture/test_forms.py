@@ -21,17 +21,17 @@ from mixture_strategies import (
 from threadpoolctl import threadpool_info
 
 from skgmje import _backend
-from skgmje.mixture import GaussianMixture, _em, _forms
+from skgmje.mixture import GaussianMixture, _em, _forms, _standard_components
 from skgmje.mixture._em import MixtureParameters, expectation
 from skgmje.mixture._evaluation import Evaluator
 from skgmje.mixture._forms import (
-    Components,
     DeviationForm,
     NaturalForm,
     TiedForm,
     WhitenedForm,
     deviations_of_all,
 )
+from skgmje.mixture._standard_components import Components
 
 each_covariance_type = pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
 
@@ -217,7 +217,7 @@ def test_torch_gives_what_numpy_gives(covariance_type, width, needle, monkeypatc
         expectation(X, density, covariance_type, weight),
         Evaluator(density, covariance_type),
     )
-    monkeypatch.setattr(_forms, "NUMPY_DEVICES", ())
+    monkeypatch.setattr(_standard_components, "NUMPY_DEVICES", ())
     actual = (
         expectation(double(X), density, covariance_type, double(weight)),
         Evaluator(density, covariance_type),
@@ -324,7 +324,7 @@ def test_components_share_memory_with_the_density():
 def test_scratch_memory_of_a_fit_serves_calls_outside(on_numpy, monkeypatch):
     """A fit runs in inference mode, whose tensors nobody else may write to."""
     if not on_numpy:
-        monkeypatch.setattr(_forms, "NUMPY_DEVICES", ())
+        monkeypatch.setattr(_standard_components, "NUMPY_DEVICES", ())
     X = np.random.default_rng(0).normal(size=(301, 3))
     mixture = GaussianMixture(2, random_state=0).fit(X)
     actual = Evaluator(mixture.density_, "full").log_prob(X)
