@@ -384,7 +384,7 @@ def test_a_pickle_holds_no_torch(make, space, pairs):
 def test_the_size_of_a_pickle_does_not_depend_on_the_rows(make, space):
     rng = np.random.default_rng(0)
     sizes = []
-    for n_samples in (200, 4000):
+    for n_samples in (200, 1000):
         views = rng.normal(size=(n_samples, 5)), rng.normal(size=(n_samples, 3))
         estimator = fit_in(space, make, views)[0]
         # Curves of EM have one number an iteration.

@@ -597,10 +597,11 @@ def test_partial_fit_improves_over_calls(make, options, pairs):
     X, Y = pairs
     estimator = make(**options, batch_size=32)
     scores = []
-    for _ in range(40):
+    for call in range(40):
         estimator.partial_fit(X, Y)
-        scores.append(estimator.score(X, Y))
-    assert np.mean(scores[-3:]) > scores[0] - (0.05 if make is gmje else -0.1)
+        if call == 0 or call >= 37:
+            scores.append(estimator.score(X, Y))
+    assert np.mean(scores[1:]) > scores[0] - (0.05 if make is gmje else -0.1)
     assert estimator.n_iter_ == len(estimator.loss_curve_)
     assert estimator.n_samples_seen_ == 40 * len(X)
 
