@@ -5,7 +5,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from contextvars import ContextVar
 from functools import cache
 from itertools import pairwise
@@ -145,21 +145,49 @@ def own_threads() -> Iterator[Workers]:
     if workers is not None:
         yield workers
         return
-    n_threads, interval = torch.get_num_threads(), sys.getswitchinterval()
+    n_threads = torch.get_num_threads()
     workers = Workers.of_this_thread(n_threads)
     token = _WORKERS.set(workers)
     try:
-        with _threadpools().limit(limits=1, user_api="blas"):
+        with _PROCESS_LIMITS:
             torch.set_num_threads(1)
-            sys.setswitchinterval(min(interval, SWITCH_INTERVAL))
             yield workers
     finally:
-        sys.setswitchinterval(interval)
         torch.set_num_threads(n_threads)
         _WORKERS.reset(token)
 
 
 _WORKERS: ContextVar[Any] = ContextVar("workers", default=None)
+
+
+class ProcessLimits:
+    """NumPy's BLAS on one thread, and short turns of the interpreter.
+
+    Both belong to the process, whose threads may fit at the same time: the first that
+    comes sets them, and the last that goes puts them back.
+    """
+
+    def __init__(self) -> None:
+        self.lock, self.n_users, self.undo = threading.Lock(), 0, ExitStack()
+
+    def __enter__(self) -> None:
+        with self.lock:
+            if self.n_users == 0:
+                limit = _threadpools().limit(limits=1, user_api="blas")
+                self.undo.enter_context(limit)
+                interval = sys.getswitchinterval()
+                self.undo.callback(sys.setswitchinterval, interval)
+                sys.setswitchinterval(min(interval, SWITCH_INTERVAL))
+            self.n_users += 1
+
+    def __exit__(self, *error: object) -> None:
+        with self.lock:
+            self.n_users -= 1
+            if self.n_users == 0:
+                self.undo.close()
+
+
+_PROCESS_LIMITS = ProcessLimits()
 
 
 @cache

@@ -7,11 +7,16 @@ from numbers import Integral
 from typing import Any
 
 import numpy as np
+from sklearn import config_context
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils._set_output import _get_container_adapter
 from sklearn.utils._set_output import _SetOutputMixin as SetOutputMixin
-from sklearn.utils.validation import _check_sample_weight
+from sklearn.utils.validation import (
+    _check_sample_weight,
+    check_array,
+    validate_data,
+)
 
 __all__ = [
     "HasMethods",
@@ -20,6 +25,8 @@ __all__ = [
     "SetOutputMixin",
     "StrOptions",
     "check_image_shape",
+    "check_numbers",
+    "check_rows",
     "check_sample_weight",
     "fit_context",
     "output_adapter",
@@ -39,10 +46,22 @@ def unchanged_on_error(estimator: Any) -> Iterator[None]:
         raise
 
 
-def check_sample_weight(sample_weight: Any, X: Any) -> np.ndarray:
+def check_numbers(X: Any, input_name: str, **options: Any) -> np.ndarray:
+    """Return X as a validated NumPy array of float64."""
+    with config_context(array_api_dispatch=False):
+        return check_array(X, dtype=np.float64, input_name=input_name, **options)
+
+
+def check_rows(estimator: Any, X: Any, **options: Any) -> np.ndarray:
+    """Return X as a validated NumPy array, whatever scikit-learn dispatches."""
+    with config_context(array_api_dispatch=False):
+        return validate_data(estimator, X, dtype=[np.float64, np.float32], **options)
+
+
+def check_sample_weight(sample_weight: Any, X: Any, **options: Any) -> np.ndarray:
     """Return float64 weights, not negative and not all zero, one for each row."""
     return _check_sample_weight(
-        sample_weight, X, dtype=np.float64, ensure_non_negative=True
+        sample_weight, X, dtype=np.float64, ensure_non_negative=True, **options
     )
 
 

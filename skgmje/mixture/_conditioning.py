@@ -1,13 +1,14 @@
 """What a fitted mixture answers beyond scikit-learn's: conditionals and marginals."""
 
+from collections.abc import Hashable, Iterable
 from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils.validation import check_array, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 
 from skgmje._backend import as_numpy, as_tensor, make_generator
-from skgmje._validation import output_adapter
+from skgmje._validation import check_numbers, output_adapter
 from skgmje.mixture._distribution import MultivariateNormalMixture
 from skgmje.mixture._em import MixtureParameters, covariances_of_density
 from skgmje.mixture._frames import (
@@ -64,12 +65,10 @@ class ConditionalDensityMixin(FrameOutputMixin):
         given = _as_list(given)
         indices = self._feature_indices(given)
         index = row_index(X_given)
-        X_given = np.asarray(select_columns(X_given, given, "X_given"))
-        if X_given.ndim < 2:
-            X_given = X_given.reshape(1, -1)
-        X_given = check_array(
-            X_given, dtype=np.float64, ensure_min_features=0, input_name="X_given"
-        )
+        X_given = select_columns(X_given, given, "X_given")
+        if np.ndim(X_given) < 2:
+            X_given = np.reshape(X_given, (1, -1))
+        X_given = check_numbers(X_given, "X_given", ensure_min_features=0)
         check_range(X_given, "X_given")
         density = self.density_.condition(indices, as_tensor(X_given, self._device()))
         adapter = output_adapter(self)
@@ -84,7 +83,7 @@ class ConditionalDensityMixin(FrameOutputMixin):
         for feature in features:
             if isinstance(feature, (int, np.integer)) and not isinstance(feature, bool):
                 indices.append(int(feature))
-            elif feature in names:
+            elif isinstance(feature, Hashable) and feature in names:
                 indices.append(names.index(feature))
             else:
                 raise ValueError(
@@ -123,15 +122,17 @@ class ConditionalDensityMixin(FrameOutputMixin):
                 "at least one sample."
             )
         generator = make_generator(random_state, self._device())
-        X, y = self.density_.sample_with_components((n_samples,), generator=generator)
+        shape = (int(n_samples),)  # scikit-learn takes 1e3, too
+        X, y = self.density_.sample_with_components(shape, generator=generator)
         return self._wrap_rows(as_numpy(X)), as_numpy(y)
 
 
 class ConditioningMixin(ConditionalDensityMixin):
     """Marginals and given parameters of a mixture estimator, too."""
 
-    n_components: int
     covariance_type: str
+    reg_covar: float
+    weights_: np.ndarray
     device: Any
     # The estimator that this is mixed into keeps its parameters with these.
     _stored: Any
@@ -176,16 +177,10 @@ class ConditioningMixin(ConditionalDensityMixin):
         >>> mixture.predict([[3.5]])
         array([1])
         """
-        means = check_array(means, dtype=np.float64, input_name="means")
-        weights = check_array(
-            weights, dtype=np.float64, ensure_2d=False, input_name="weights"
-        )
-        covariances = check_array(
-            covariances,
-            dtype=np.float64,
-            ensure_2d=False,
-            allow_nd=True,
-            input_name="covariances",
+        means = check_numbers(means, "means")
+        weights = check_numbers(weights, "weights", ensure_2d=False)
+        covariances = check_numbers(
+            covariances, "covariances", ensure_2d=False, allow_nd=True
         )
         n_components, n_features = means.shape
         shape = _covariances_shape(covariance_type, n_components, n_features)
@@ -200,7 +195,9 @@ class ConditioningMixin(ConditionalDensityMixin):
                     f"{covariance_type!r}; got {value.shape}."
                 )
         if covariance_type in ("full", "tied") and not np.allclose(
-            covariances, np.swapaxes(covariances, -1, -2)
+            covariances,
+            np.swapaxes(covariances, -1, -2),
+            atol=1e-8 * np.abs(covariances).max(),
         ):
             raise ValueError("covariances must be symmetric.")
         if weights.min() < 0 or not np.isclose(weights.sum(), 1.0):
@@ -210,7 +207,7 @@ class ConditioningMixin(ConditionalDensityMixin):
         self.n_features_in_ = n_features
         self.converged_, self.n_iter_ = True, 0
         self.lower_bound_, self.lower_bounds_ = np.nan, []
-        parameters = (weights, means, covariances)
+        parameters = (weights / weights.sum(), means, covariances)
         self._store(MixtureParameters(*map(torch.from_numpy, parameters)))
         return self
 
@@ -255,12 +252,15 @@ class ConditioningMixin(ConditionalDensityMixin):
             as_numpy(density.means),
             as_numpy(covariances_of_density(density)).reshape(
                 _covariances_shape(
-                    self.covariance_type, self.n_components, len(indices)
+                    self.covariance_type, len(self.weights_), len(indices)
                 )
             ),
             covariance_type=self.covariance_type,
             device=self.device,
         )
+        marginal.reg_covar = self.reg_covar
+        if hasattr(self, "_n_samples_seen"):
+            marginal._n_samples_seen = self._n_samples_seen
         if hasattr(self, "feature_names_in_"):
             marginal.feature_names_in_ = self.feature_names_in_[indices]
         if hasattr(self, "_sklearn_output_config"):
@@ -269,8 +269,14 @@ class ConditioningMixin(ConditionalDensityMixin):
 
 
 def _as_list(features: Any) -> list[Any]:
-    single = isinstance(features, (str, int, np.integer))
-    return [features] if single else list(features)
+    if isinstance(features, (str, int, np.integer)):
+        return [features]
+    if not isinstance(features, Iterable):
+        raise ValueError(
+            "Features must be an index, a name or a sequence of these; got "
+            f"{features!r}."
+        )
+    return list(features)
 
 
 def _covariances_shape(

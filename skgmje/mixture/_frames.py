@@ -4,10 +4,9 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import OneToOneFeatureMixin
-from sklearn.utils.validation import check_array
 
 from skgmje._backend import as_numpy, as_tensor, make_generator
-from skgmje._validation import SetOutputMixin, output_adapter
+from skgmje._validation import SetOutputMixin, check_numbers, output_adapter
 from skgmje.mixture._distribution import MultivariateNormalMixture
 
 
@@ -169,9 +168,7 @@ class ConditionalFrame:
         ValueError
             If Y has another shape, or lacks a column.
         """
-        Y = check_array(
-            select_columns(Y, self._names, "Y"), dtype=np.float64, input_name="Y"
-        )
+        Y = check_numbers(select_columns(Y, self._names, "Y"), "Y")
         shape = (len(self.density), len(self._names))
         if Y.shape != shape:
             raise ValueError(f"Y must have shape {shape}; got {Y.shape}.")
@@ -192,7 +189,14 @@ class ConditionalFrame:
         -------
         samples : data frame of shape (n_rows * n_samples, n_features_left)
             Draws, those of a row together; a pandas index is repeated.
+
+        Raises
+        ------
+        ValueError
+            If `n_samples` is less than one.
         """
+        if n_samples < 1:
+            raise ValueError(f"n_samples must be at least 1; got {n_samples}.")
         generator = make_generator(random_state, self.density._options["device"])
         draws = self.density.sample((n_samples,), generator=generator)
         return self._frame(draws.transpose(0, 1).flatten(0, 1), repeats=n_samples)
@@ -223,11 +227,14 @@ def select_columns(X: Any, names: list[Any], input_name: str) -> Any:
     Anything else, and features that are given by index, are left as they are.
     """
     labels = X.index if hasattr(X, "iloc") and np.ndim(X) == 1 else None
-    labels = getattr(X, "columns", labels)
+    # Columns of an Arrow table are its arrays.
+    labels = getattr(X, "column_names", getattr(X, "columns", labels))
     by_name = names and all(isinstance(name, str) for name in names)
-    if not by_name or labels is None or not isinstance(labels[0], str):
+    if not by_name or labels is None:
+        return X
+    if not all(isinstance(label, str) for label in labels):
         return X
     missing = [name for name in names if name not in labels]
     if missing:
         raise ValueError(f"{input_name} has no column {missing[0]!r}.")
-    return X[names]
+    return X.select(names) if hasattr(X, "column_names") else X[names]

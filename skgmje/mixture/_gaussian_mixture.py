@@ -10,7 +10,6 @@ import sklearn
 import sklearn.mixture
 import torch
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import validate_data
 
 from skgmje._backend import (
     all_gather,
@@ -20,7 +19,13 @@ from skgmje._backend import (
     resolve_device,
     resolve_random_state,
 )
-from skgmje._validation import StrOptions, check_sample_weight, fit_context
+from skgmje._validation import (
+    StrOptions,
+    check_rows,
+    check_sample_weight,
+    fit_context,
+    unchanged_on_error,
+)
 from skgmje.io import SaveMixin
 from skgmje.mixture._acceleration import Accelerator
 from skgmje.mixture._conditioning import ConditioningMixin
@@ -268,7 +273,7 @@ class GaussianMixture(
         In an initialised ``torch.distributed`` group every process passes its own
         samples; sums go over all of them, and all processes end with the same mixture.
         """
-        with _without_dispatch():
+        with _without_dispatch(), unchanged_on_error(self):
             rows, samples = self._read(X, sample_weight)
             self._fit(rows, samples)
         return self
@@ -289,7 +294,17 @@ class GaussianMixture(
         -------
         labels : ndarray of int64 of shape (n_samples,)
             Component of each sample.
+
+        Raises
+        ------
+        ValueError
+            If X is an iterable of chunks.
         """
+        if is_chunks(X):
+            raise ValueError(
+                "fit_predict takes one array; for chunks call fit, and predict for "
+                "each of them."
+            )
         return self.fit(X, sample_weight=sample_weight).predict(X)
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -321,7 +336,7 @@ class GaussianMixture(
         """
         if not hasattr(self, "weights_"):
             return self.fit(X, sample_weight=sample_weight)
-        with _without_dispatch():
+        with _without_dispatch(), unchanged_on_error(self):
             _, samples = self._read(X, sample_weight, reset=False)
             self._step(samples)
         return self
@@ -348,13 +363,15 @@ class GaussianMixture(
         """Check samples; return them as one array, if they are one, and in pieces."""
         if is_chunks(X):
             return None, self._read_chunks(X, sample_weight, reset)
-        rows = self._check_rows(X, sample_weight, reset=reset)
+        rows = self._check_rows(X, sample_weight, reset, ensure_min_samples=1 + reset)
         device = self._device()
         if device.type != "cpu":
+            rows = rows.with_weight()
             return rows, samples_in_memory(rows.to(device))
         if isinstance(X, np.memmap):
             rows = Rows(X, rows.sample_weight)
             return rows, samples_on_disk(rows)
+        rows = rows.with_weight()
         return rows, samples_in_memory(rows)
 
     def _read_chunks(self, X, sample_weight, reset):
@@ -368,30 +385,28 @@ class GaussianMixture(
         def check(chunk, weight):
             nonlocal first
             new, first = first and reset, False
-            return self._check_rows(chunk, weight, reset=new, ensure_min_samples=1)
+            return self._check_rows(chunk, weight, new, allow_all_zero_weights=True)
 
-        chunks = read_chunks(X, check)
-        if next(iter(chunks()), None) is None:
-            raise ValueError("X has no chunks; at least one with a row is required.")
-        return samples_in_chunks(chunks)
+        samples = samples_in_chunks(read_chunks(X, check))
+        if next(iter(samples.pieces()), None) is None:
+            raise ValueError(
+                "X has no chunks with a row of positive weight; at least one is "
+                "required."
+            )
+        return samples
 
-    def _check_rows(self, X, sample_weight, reset, ensure_min_samples=2):
-        X = validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_all_finite="allow-nan",
-            ensure_min_samples=ensure_min_samples,
-        )
+    def _check_rows(
+        self, X, sample_weight, reset, ensure_min_samples=1, **weight_options
+    ):
+        options = {"reset": reset, "ensure_min_samples": ensure_min_samples}
+        X = check_rows(self, X, ensure_all_finite="allow-nan", **options)
         check_range(X, "X")
         if sample_weight is None:
             return Rows(X)
-        sample_weight = check_sample_weight(sample_weight, X)
+        sample_weight = check_sample_weight(sample_weight, X, **weight_options)
         if sample_weight.max() > np.finfo(np.float64).max / len(sample_weight):
             raise ValueError("The sum of sample_weight overflows; scale the weights.")
-        used = sample_weight > 0
-        return Rows(X, sample_weight) if used.all() else Rows(X, sample_weight)[used]
+        return Rows(X, sample_weight)
 
     # -------------------------------------------------------------------------- EM
 
@@ -532,11 +547,21 @@ class GaussianMixture(
 
     def _stored(self) -> MixtureParameters:
         device = self._device()
+        by_hand = not hasattr(self, "covariances_")
+        covariances = self._of_precisions() if by_hand else self.covariances_
         return MixtureParameters(
             as_tensor(self.weights_, device),
             as_tensor(self.means_, device),
-            as_tensor(self.covariances_, device),
+            as_tensor(covariances, device),
         )
+
+    def _of_precisions(self) -> np.ndarray:
+        """Return the covariances where only ``precisions_cholesky_`` was set."""
+        factor = self.precisions_cholesky_
+        if self.covariance_type in ("diag", "spherical"):
+            return 1.0 / np.square(factor)
+        inverse = np.linalg.inv(factor)
+        return inverse.swapaxes(-1, -2) @ inverse
 
     def _store(self, parameters: MixtureParameters, precisions: bool = True) -> None:
         weights = as_numpy(parameters.weights)

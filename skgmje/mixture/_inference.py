@@ -4,10 +4,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skgmje._backend import as_numpy, make_generator, own_threads
-from skgmje._validation import check_sample_weight
+from skgmje._validation import check_rows, check_sample_weight
 from skgmje.mixture._evaluation import Evaluator
 from skgmje.mixture._missing import (
     component_log_prob_with_missing,
@@ -184,8 +184,9 @@ class InferenceMixin:
         >>> mixture.impute([[2.0, float("nan")]])
         array([[2., 6.]])
         """
-        if n_draws is not None and n_draws < 1:
-            raise ValueError(f"n_draws must be at least 1; got {n_draws}.")
+        whole = isinstance(n_draws, (int, np.integer))
+        if n_draws is not None and not (whole and n_draws >= 1):
+            raise ValueError(f"n_draws must be a whole number from 1; got {n_draws}.")
         original, X = X, self._check_samples(X)
         incomplete = incomplete_rows(X)
 
@@ -203,13 +204,7 @@ class InferenceMixin:
 
     def _check_samples(self, X):
         check_is_fitted(self)
-        return validate_data(
-            self,
-            X,
-            reset=False,
-            dtype=[np.float64, np.float32],
-            ensure_all_finite="allow-nan",
-        )
+        return check_rows(self, X, reset=False, ensure_all_finite="allow-nan")
 
     def _answer(self, X, of_complete, of_log_joint):
         """Answer complete rows block by block, the others from what is observed."""

@@ -37,15 +37,24 @@ def rows_to_start_from(
     """
     if rows is None or is_distributed():
         rows = _gathered(_reservoir(samples, random_state))
-    elif isinstance(rows.X, np.memmap) and rows.X.shape[0] > START_ROWS:
-        chosen = sample_without_replacement(
-            rows.X.shape[0], START_ROWS, random_state=random_state
-        )
-        rows = rows[np.sort(chosen)]
+    elif isinstance(rows.X, np.memmap):
+        rows = _subset(rows, random_state)
     if has_missing(rows.X):
         filled = fill_for_start(rows.X, rows.sample_weight, random_state)
         rows = Rows(filled, rows.sample_weight)
     return in_range_of_squares(rows)
+
+
+def _subset(rows: Rows, random_state: np.random.RandomState) -> Rows:
+    """Return a random subset of the rows that have weight, or all of them."""
+    weight = rows.sample_weight
+    used = np.arange(len(rows.X)) if weight is None else np.flatnonzero(weight)
+    if len(used) <= START_ROWS:
+        return rows.with_weight()
+    chosen = sample_without_replacement(
+        len(used), START_ROWS, random_state=random_state
+    )
+    return rows[used[np.sort(chosen)]]
 
 
 def in_range_of_squares(rows: Rows) -> Rows:

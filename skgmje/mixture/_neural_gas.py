@@ -14,7 +14,7 @@ from sklearn.base import (
     ClusterMixin,
     TransformerMixin,
 )
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skgmje._backend import (
@@ -24,7 +24,12 @@ from skgmje._backend import (
     resolve_device,
     resolve_random_state,
 )
-from skgmje._validation import Interval, fit_context
+from skgmje._validation import (
+    Interval,
+    check_rows,
+    fit_context,
+    unchanged_on_error,
+)
 from skgmje.io import SaveMixin
 from skgmje.mixture._distribution import MultivariateNormalMixture
 from skgmje.mixture._node_graph import NO_EDGE, GrowthRule, NodeGraph
@@ -305,14 +310,9 @@ class GrowingNeuralGas(
 
     def _check_rows(self, X, reset=False, ensure_min_samples=1):
         """Return checked samples as a float64 tensor."""
-        X = validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_min_samples=ensure_min_samples,
-        )
-        check_range(X, "X")
+        with unchanged_on_error(self):
+            X = check_rows(self, X, reset=reset, ensure_min_samples=ensure_min_samples)
+            check_range(X, "X")
         return as_tensor(X, resolve_device(self.device))
 
     # ----------------------------------------------------------------------- state
@@ -425,6 +425,8 @@ class GrowingNeuralGas(
         ------
         IllDefinedCovarianceError
             If all rows lie on nodes and `reg_covar` is zero.
+        ValueError
+            If `n_em_steps` is negative.
 
         References
         ----------
@@ -444,6 +446,8 @@ class GrowingNeuralGas(
         torch.Size([1, 3, 2])
         """
         check_is_fitted(self)
+        if n_em_steps < 0:
+            raise ValueError(f"n_em_steps must not be negative; got {n_em_steps}.")
         X = self._check_rows(X)
         graph, frame = self._graph()
         density = graph.density(

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, DensityMixin
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skgmje._backend import (
     all_gather,
@@ -15,7 +15,14 @@ from skgmje._backend import (
     resolve_device,
     resolve_random_state,
 )
-from skgmje._validation import Interval, StrOptions, fit_context
+from skgmje._validation import (
+    Interval,
+    StrOptions,
+    check_numbers,
+    check_rows,
+    fit_context,
+    unchanged_on_error,
+)
 from skgmje.io import SaveMixin
 from skgmje.mixture._conditioning import ConditionalDensityMixin
 from skgmje.mixture._distribution import MultivariateNormalMixture
@@ -192,13 +199,14 @@ class ParticleBank(ConditionalDensityMixin, SaveMixin, DensityMixin, BaseEstimat
         In an initialised ``torch.distributed`` group every process passes its own
         samples; they are gathered, and all processes end with the same bank.
         """
-        X = self._check(X, reset=True)
+        with unchanged_on_error(self):
+            X = self._check(X, reset=True)
+            bank = self._new_bank(X.shape[1])
         random_state = resolve_random_state(self.random_state)
         seed = int(random_state.randint(np.iinfo(np.int32).max))
         X, seed = np.concatenate(all_gather(X)), all_gather(seed)[0]
         order = np.random.RandomState(seed).permutation(len(X))
         z = as_tensor(X[order], self._device())
-        bank = self._new_bank(X.shape[1])
         bank.initialize(z[: self.n_particles], seed)
         rest = z[self.n_particles :]
         self._take_in(bank, rest)
@@ -281,25 +289,15 @@ class ParticleBank(ConditionalDensityMixin, SaveMixin, DensityMixin, BaseEstimat
     # -------------------------------------------------------------------- the bank
 
     def _check(self, X: Any, reset: bool) -> np.ndarray:
-        X = validate_data(
-            self,
-            X,
-            reset=reset,
-            dtype=[np.float64, np.float32],
-            ensure_min_samples=2 if reset else 1,
-        )
+        X = check_rows(self, X, reset=reset, ensure_min_samples=1 + reset)
         check_range(X, "X")
         return X
 
     def _new_bank(self, n_features: int) -> Particles:
         bandwidth = self.bandwidth
         if not isinstance(bandwidth, str):
-            bandwidth = check_array(
-                np.atleast_1d(bandwidth),
-                dtype=np.float64,
-                ensure_2d=False,
-                input_name="bandwidth",
-            )
+            bandwidth = np.atleast_1d(bandwidth)
+            bandwidth = check_numbers(bandwidth, "bandwidth", ensure_2d=False)
             if bandwidth.shape not in ((1,), (n_features,)) or bandwidth.min() <= 0:
                 raise ValueError(
                     f"bandwidth must be a positive number or {n_features} of them, one "

@@ -1,5 +1,6 @@
 """Modes and highest-density regions of mixtures."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,10 +10,12 @@ from sklearn.utils import gen_batches
 from torch import Tensor
 
 from skgmje.mixture._quantiles import Coordinates, find_root
-from skgmje.mixture._scale import Scale
 
 # Fixed-point steps to a mode, and the move, in standard deviations, that ends them.
 MODE_MAX_ITER, MODE_TOL = 1000, 1e-10
+# Of more components only those count from whose means the density is highest, and
+# after some steps the points that are highest by then.
+MODE_COMPONENTS, MODE_FIRST_STEPS, MODE_FINALISTS = 64, 30, 8
 # Numbers in the largest temporary of one block of mixtures.
 REGION_NUMBERS = 2**22
 # Where turning points are looked for around each mean, in standard deviations, and
@@ -30,10 +33,14 @@ def check_mass(mass: float) -> None:
 
 @torch.no_grad()
 def highest_mode(mixture: Any) -> Tensor:
-    """Climb from two starts for every component; return the highest mode reached."""
+    """Climb from two starts for every component; return the highest mode reached.
+
+    Of many components the 64 with the highest density at their means count.
+    """
     if mixture.batch_shape.numel() == 0:
         return mixture.mean
-    return _by_blocks(mixture, 2 * mixture.n_components, _highest_mode)
+    n_starts = 2 * min(mixture.n_components, MODE_COMPONENTS)
+    return _by_blocks(mixture, n_starts, _highest_mode)
 
 
 def _by_blocks(
@@ -44,14 +51,38 @@ def _by_blocks(
         return function(mixture)
     numbers = n_points * mixture.means[0].numel()
     rows = gen_batches(len(mixture), max(1, REGION_NUMBERS // numbers))
-    return torch.cat([function(mixture[block]) for block in rows])
+    return _joined([function(mixture[block]) for block in rows])
+
+
+def _joined(parts: list[Tensor]) -> Tensor:
+    """Join blocks, of which some have more intervals than others."""
+    if parts[0].dim() < 3:
+        return torch.cat(parts)
+    most = max(part.shape[-2] for part in parts)
+    pad = torch.nn.functional.pad
+    return torch.cat(
+        [pad(part, (0, 0, 0, most - part.shape[-2]), value=torch.nan) for part in parts]
+    )
 
 
 def _highest_mode(mixture: Any) -> Tensor:
+    means = mixture.means.movedim(-2, 0)
+    is_large = mixture.n_components > MODE_COMPONENTS
+    height = mixture.log_prob(means)
+    chosen = height.topk(MODE_COMPONENTS if is_large else len(means), dim=0).indices
+    point = _starts(mixture, chosen)
+    if is_large:
+        point = _climb(mixture, point, MODE_FIRST_STEPS)
+        point = _highest(mixture, point, MODE_FINALISTS)
+    point = _climb(mixture, point, MODE_MAX_ITER)
+    return _highest(mixture, point, 1).squeeze(0)
+
+
+def _climb(mixture: Any, point: Tensor, n_steps: int) -> Tensor:
+    """Take fixed-point steps, each of which raises the density."""
     scale = mixture._scale
     spread = scale.variance(mixture.event_shape[0]).amin(-2).sqrt()
-    point = _starts(mixture, scale)
-    for _ in range(MODE_MAX_ITER):
+    for _ in range(n_steps):
         step = scale.precision_weighted_mean(
             mixture.responsibilities(point), mixture.means
         )
@@ -59,32 +90,36 @@ def _highest_mode(mixture: Any) -> Tensor:
         point = step
         if moved <= MODE_TOL:
             break
-    best = mixture.log_prob(point).argmax(0)[None, ..., None]
-    return torch.take_along_dim(point, best, dim=0).squeeze(0)
+    return point
 
 
-def _starts(mixture: Any, scale: Scale) -> Tensor:
-    """Return the mean of each component and its highest crossing with another one.
+def _highest(mixture: Any, point: Tensor, n_points: int) -> Tensor:
+    """Return the points of highest density of each mixture."""
+    best = mixture.log_prob(point).topk(n_points, dim=0).indices
+    return torch.take_along_dim(point, best.unsqueeze(-1), dim=0)
+
+
+def _starts(mixture: Any, chosen: Tensor) -> Tensor:
+    """Return the means of some components and their highest crossings with others.
 
     Two elongated components can cross far from both means; the product of the two
-    densities peaks there.
+    densities peaks there. `chosen` has shape (n, *batch).
     """
-    n_components = mixture.n_components
-    means = mixture.means.movedim(-2, 0)
+    n_chosen = len(chosen)
+    means = torch.take_along_dim(
+        mixture.means.movedim(-2, 0), chosen.unsqueeze(-1), dim=0
+    )
     crossing, height = means, torch.full_like(means[..., 0], -torch.inf)
-    single = torch.eye(n_components, dtype=means.dtype, device=means.device)
-    shape = (n_components, *(1,) * len(mixture.batch_shape), n_components)
-    for shift in range(1, n_components // 2 + 1):
-        pair = (single + single.roll(shift, dims=1)).reshape(shape)
-        point = scale.precision_weighted_mean(
-            pair.expand(n_components, *mixture.batch_shape, n_components),
-            mixture.means,
+    single = torch.nn.functional.one_hot(chosen, mixture.n_components).to(means)
+    for shift in range(1, n_chosen // 2 + 1):
+        point = mixture._scale.precision_weighted_mean(
+            single + single.roll(shift, dims=0), mixture.means
         )
         height_there = mixture.log_prob(point)
         higher = height_there > height
         crossing = torch.where(higher.unsqueeze(-1), point, crossing)
         height = torch.where(higher, height_there, height)
-    return means if n_components == 1 else torch.cat([means, crossing])
+    return means if n_chosen == 1 else torch.cat([means, crossing])
 
 
 @torch.no_grad()
@@ -217,19 +252,20 @@ class Landscape(NamedTuple):
 
 
 def _turning_points(density: Coordinates, means: Tensor, scales: Tensor) -> Tensor:
-    """Where the densities turn, of shape (*batch, 2K - 1), in ascending order.
+    """Where the densities turn, at most 2K - 1 times, in ascending order.
 
     Turns are looked for between points a quarter of a standard deviation apart around
-    every mean. There are fewer where the density has fewer modes; then the last one is
-    repeated.
+    every mean. Where a density of the batch turns less often than others, its last one
+    is repeated.
     """
-    offsets = torch.linspace(-TURN_REACH, TURN_REACH, TURN_POINTS).to(means)
-    grid = (means + scales * offsets.unsqueeze(-1)).flatten(-2).sort(-1).values
+    grid = _grid(density, means, scales)
     rising = density.shape(grid)[1] > 0
     last = grid.shape[-1] - 1
     index = torch.arange(last, device=grid.device)
-    turns = torch.where(rising[..., 1:] != rising[..., :-1], index, last)
-    turns = turns.sort(-1).values[..., : 2 * means.shape[-1] - 1]
+    is_turn = rising[..., 1:] != rising[..., :-1]
+    n_turns = int(is_turn.sum(-1).max()) if is_turn.numel() else 1
+    turns = torch.where(is_turn, index, last).sort(-1).values
+    turns = turns[..., : min(max(1, n_turns), 2 * means.shape[-1] - 1)]
     low, high = grid.gather(-1, turns), grid.gather(-1, (turns + 1).clamp(max=last))
     # The slope falls through zero at a mode and rises at an antimode.
     direction = torch.where(rising.gather(-1, turns), -1.0, 1.0).to(means)
@@ -242,3 +278,18 @@ def _turning_points(density: Coordinates, means: Tensor, scales: Tensor) -> Tens
     found = turns < last
     final = torch.where(found, points, -torch.inf).amax(-1, keepdim=True)
     return torch.where(found, points, final)
+
+
+def _grid(density: Coordinates, means: Tensor, scales: Tensor) -> Tensor:
+    """Return points around every mean, in ascending order."""
+    if density.scales.shape[-1] == 1 and means.numel():
+        # One standard deviation for all: an even grid has no point twice.
+        low = (means - TURN_REACH * scales).amin(-1)
+        high = (means + TURN_REACH * scales).amax(-1)
+        steps = float(((high - low) / scales[..., 0]).max())
+        n_points = 1 + math.ceil(steps * (TURN_POINTS - 1) / (2 * TURN_REACH))
+        if n_points < TURN_POINTS * means.shape[-1]:
+            share = torch.linspace(0, 1, n_points).to(means)
+            return low + (high - low) * share
+    offsets = torch.linspace(-TURN_REACH, TURN_REACH, TURN_POINTS).to(means)
+    return (means + scales * offsets.unsqueeze(-1)).flatten(-2).sort(-1).values

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import reduce
+from itertools import islice
 from operator import add
 from typing import Any
 
@@ -55,6 +56,12 @@ class Rows:
         """Yield the rows in pieces."""
         for rows in gen_batches(self.X.shape[0], CHUNK_ROWS):
             yield self[rows]
+
+    def with_weight(self) -> "Rows":
+        """Leave out rows of zero weight, and copy nothing where there are none."""
+        if self.sample_weight is None or (self.sample_weight > 0).all():
+            return self
+        return self[self.sample_weight > 0]
 
     def to(self, device: torch.device) -> "Rows":
         """Copy the rows to a device."""
@@ -142,15 +149,23 @@ def samples_in_memory(rows: Rows) -> Samples:
 
 
 def samples_on_disk(rows: Rows) -> Samples:
-    """Visit a mapped file in place or, if it misses values, piece by piece."""
-    if not has_missing(rows.X):
+    """Visit a mapped file in place or, where rows are left out, piece by piece."""
+    weight = rows.sample_weight
+    if not has_missing(rows.X) and (weight is None or (weight > 0).all()):
         return Samples(lambda: [rows])
     return samples_in_chunks(rows.chunks)
 
 
 def samples_in_chunks(chunks: Callable[[], Iterable[Rows]]) -> Samples:
     """Split every chunk anew at every visit."""
-    return Samples(lambda: (piece for rows in chunks() for piece in split(rows)))
+
+    def pieces() -> Iterator[Rows]:
+        for rows in chunks():
+            used = rows.with_weight()
+            if used.X.shape[0]:
+                yield from split(used)
+
+    return Samples(pieces)
 
 
 def split(rows: Rows) -> Iterator[Rows]:
@@ -191,10 +206,14 @@ def all_reduce_statistics(statistics: SufficientStatistics) -> SufficientStatist
 
 def is_chunks(X: Any) -> bool:
     """Whether X is an iterable of two-dimensional chunks and not array-like."""
-    if isinstance(X, (list, tuple)):
-        return len(X) > 0 and all(np.ndim(_array_of(chunk)) == 2 for chunk in X)
-    array_like = any(hasattr(X, name) for name in ("__array__", "shape", "__len__"))
-    return hasattr(X, "__iter__") and not array_like
+    array_like = any(hasattr(X, name) for name in ("__array__", "shape"))
+    if array_like or not hasattr(X, "__iter__"):
+        return False
+    if not hasattr(X, "__len__"):
+        return True
+    # A sequence of chunks, or one array as nested sequences.
+    chunks = X if isinstance(X, (list, tuple)) else islice(X, 1)
+    return len(X) > 0 and all(np.ndim(_array_of(chunk)) == 2 for chunk in chunks)
 
 
 def _array_of(chunk: Any) -> Any:
@@ -214,7 +233,7 @@ def read_chunks(
     ValueError
         If the chunks can be visited only once.
     """
-    if iter(X) is X:
+    if iter(X) is iter(X):
         raise ValueError(
             "EM visits the chunks once for each iteration, but an iterator can be "
             "visited only once; pass a list of arrays or an object whose __iter__ "

@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pandas as pd
 import polars as pl
+import pyarrow as pa
 import pytest
 import sklearn
 import torch
@@ -336,8 +337,35 @@ def test_coverage_of_multimodal_conditionals(n_features, mass, seed):
     assert bool(((coverage - mass).abs() < 4 * error).all())
 
 
-def test_regions_of_no_rows_are_empty():
-    mixture = random_mixture(np.random.default_rng(0), "full", 3, 2)
+@pytest.mark.parametrize("spacing", [0.05, 3.0])
+@pytest.mark.parametrize("scales", ["shared", "own"])
+def test_modes_and_intervals_of_many_components_agree_with_a_grid(scales, spacing):
+    """Kernels that overlap or stand apart: more than start a search for a mode."""
+    rng = np.random.default_rng(0)
+    n_mixtures, n_components = 3, 200
+    means = spacing * rng.normal(size=(n_mixtures, n_components, 1)).cumsum(1)
+    shape = (1 if scales == "shared" else n_components, 1)
+    mixture = MultivariateNormalMixture(
+        double(rng.dirichlet(np.ones(n_components), n_mixtures)),
+        double(means),
+        scale_diag=double(rng.uniform(0.2, 0.4, shape)).expand(n_mixtures, *shape),
+    )
+    grid = torch.linspace(means.min() - 2, means.max() + 2, 40_001).double()
+    log_prob = mixture.log_prob(grid.reshape(-1, 1, 1))
+    assert bool((mixture.log_prob(mixture.mode) > log_prob.amax(0) - 1e-9).all())
+    intervals = mixture.highest_density_intervals(0.8)
+    low, high = (side.T.unsqueeze(-1) for side in intervals.unbind(-1))
+    held = (mixture.cdf(high) - mixture.cdf(low)).nan_to_num().sum(0)
+    assert_close(held, torch.full_like(held, 0.8), tol=1e-9)
+    level = mixture.highest_density_level(0.8)
+    low, high = intervals.unbind(-1)
+    inside = (grid[:, None, None] >= low) & (grid[:, None, None] <= high)
+    assert torch.equal(inside.any(-1), log_prob >= level)
+
+
+@each_covariance_type
+def test_regions_of_no_rows_are_empty(covariance_type):
+    mixture = random_mixture(np.random.default_rng(0), covariance_type, 3, 2)
     conditional = mixture.condition([0], torch.zeros(0, 1))
     assert conditional.quantile(0.5).shape == (0, 1)
     assert conditional.highest_density_level(0.5).shape == (0,)
@@ -378,12 +406,35 @@ def test_columns_of_a_frame_are_taken_by_name(frame, mixture):
         frame[["a", "c"]],
         frame,
         pl.DataFrame({name: frame[name].to_numpy() for name in "abc"}),
+        pa.Table.from_pandas(frame[["a", "c", "b"]], preserve_index=False),
+        frame[["c", "a"]].astype("Float64"),
     ):
         assert_close(mixture.condition(["c", "a"], values).mean, expected)
     row = mixture.condition(["c", "a"], frame.iloc[3]).mean
     assert_close(row, expected[[3]])
     with pytest.raises(ValueError, match="X_given has no column 'c'"):
         mixture.condition(["c", "a"], frame[["a", "b"]])
+
+
+def test_frames_without_what_is_given_are_refused(frame, mixture):
+    with pytest.raises(ValueError, match="X_given has no column 'a'"):
+        mixture.condition("a", frame[[]])
+    missing = frame[["a"]].astype("Float64")
+    missing.iloc[3] = pd.NA
+    with pytest.raises(ValueError, match="X_given contains NaN"):
+        mixture.condition("a", missing)
+
+
+@pytest.mark.parametrize("given", [slice(0, 2), None, [[0, 1]], np.zeros((2, 2)), 1.5])
+def test_what_is_no_feature_is_refused(given, mixture):
+    with pytest.raises(ValueError, match=r"Features must be|is unknown"):
+        mixture.condition(given, [[0.0]])
+
+
+def test_no_draws_of_a_frame_are_refused(frame, mixture):
+    conditional = mixture.set_output(transform="pandas").condition("a", frame)
+    with pytest.raises(ValueError, match="n_samples must be at least 1; got 0"):
+        conditional.sample(0)
 
 
 def test_without_a_setting_the_torch_batch_comes_back(frame, mixture):

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import threading
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,7 +19,7 @@ from mixture_strategies import (
     double,
     random_mixture,
 )
-from threadpoolctl import threadpool_info
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from skgmje import _backend
 from skgmje.mixture import GaussianMixture, _em, _forms, _standard_components
@@ -278,6 +279,39 @@ def test_limits_are_restored_after_an_error(two_threads):
     with pytest.raises(RuntimeError, match="no"):
         _backend.map_spans(fail, 10, 10)
     assert limits() == before
+
+
+def test_limits_come_back_after_blocks_that_overlap():
+    def blas_threads():
+        return {
+            pool["num_threads"]
+            for pool in threadpool_info()
+            if pool["user_api"] == "blas"
+        }
+
+    first_is_in, second_is_in = threading.Event(), threading.Event()
+    inside = []
+
+    def first():
+        with _backend.own_threads():
+            first_is_in.set()
+            second_is_in.wait(10)
+
+    def second():
+        first_is_in.wait(10)
+        with _backend.own_threads():
+            second_is_in.set()
+            one.join(10)  # what the other puts back, it must not take from this one
+            inside.append(sys.getswitchinterval())
+
+    with threadpool_limits(2, user_api="blas"):
+        before = blas_threads(), sys.getswitchinterval()
+        one, other = (threading.Thread(target=target) for target in (first, second))
+        one.start()
+        other.start()
+        other.join(30)
+        assert (blas_threads(), sys.getswitchinterval()) == before
+    assert inside == [pytest.approx(_backend.SWITCH_INTERVAL, rel=0.05)]
 
 
 def test_spans_cover_all_samples_once(two_threads):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse
+import sklearn
 import sklearn.mixture
 import torch
 from mixture_strategies import (
@@ -25,7 +26,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from skgmje import GaussianMixture, MultivariateNormalMixture
+from skgmje import GaussianMixture, MultivariateNormalMixture, ParticleBank
+from skgmje.mixture import GrowingNeuralGas
 
 SKLEARN = sklearn.mixture.GaussianMixture
 STARTS = ("kmeans", "k-means++", "random", "random_from_data")
@@ -877,6 +879,67 @@ def test_marginal_is_the_density_of_the_columns(fitted, X, covariance_type, kept
     np.testing.assert_array_equal(
         marginal.precisions_.shape, marginal.covariances_.shape
     )
+
+
+def test_a_marginal_knows_how_much_was_seen(X):
+    mixture = GaussianMixture(2, reg_covar=1e-3, random_state=0).fit(X)
+    marginal = mixture.set_params(n_components=5).marginal([0])
+    assert marginal.means_.shape == (2, 1)
+    assert marginal.reg_covar == 1e-3
+    marginal.partial_fit(X[:5, [0]])
+    mixture.partial_fit(X[:5])
+    assert marginal._n_samples_seen == mixture._n_samples_seen
+    assert np.abs(marginal.means_ - mixture.means_[:, [0]]).max() < 0.1
+
+
+@each_covariance_type
+def test_parameters_set_by_hand_as_for_scikit_learn(fitted, X, covariance_type):
+    mixture = fitted[covariance_type]
+    by_hand = GaussianMixture(mixture.n_components, covariance_type=covariance_type)
+    for name in ("weights_", "means_", "precisions_cholesky_", "n_features_in_"):
+        setattr(by_hand, name, getattr(mixture, name))
+    assert_close(by_hand.score_samples(X), mixture.score_samples(X))
+    np.testing.assert_array_equal(by_hand.predict(X), mixture.predict(X))
+
+
+def test_tensors_get_arrays_back_whatever_scikit_learn_dispatches(X):
+    tensor = torch.from_numpy(X)
+    expected = GaussianMixture(2, random_state=0).fit(X)
+    with sklearn.config_context(array_api_dispatch=True):
+        mixture = GaussianMixture(2, random_state=0).fit(tensor)
+        for method in ("predict", "predict_proba", "score_samples", "impute"):
+            answer = getattr(mixture, method)(tensor)
+            assert isinstance(answer, np.ndarray)
+            assert_close(answer, getattr(expected, method)(X))
+        assert mixture.bic(tensor) == pytest.approx(expected.bic(X))
+        conditional = mixture.condition([0], tensor[:, :1])
+        ParticleBank(10).fit(tensor).score_samples(tensor)
+        GrowingNeuralGas(5).fit(tensor).predict(tensor)
+    assert_close(conditional.mean, expected.condition([0], X[:, :1]).mean)
+
+
+def test_asymmetry_is_seen_at_any_scale():
+    covariance = np.array([[1.0, 0.9], [-0.9, 1.0]])
+    for scale in (1e-9, 1.0, 1e9):
+        with pytest.raises(ValueError, match="symmetric"):
+            GaussianMixture.from_parameters(
+                [1.0], np.zeros((1, 2)), [scale * covariance]
+            )
+
+
+def test_given_weights_sum_to_one_to_the_last_digit():
+    mixture = GaussianMixture.from_parameters(
+        [0.500005, 0.5], [[0.0], [1.0]], [1.0, 1.0], covariance_type="spherical"
+    )
+    assert mixture.weights_.sum() == pytest.approx(1.0, abs=1e-15)
+
+
+def test_numbers_of_draws(fitted, X):
+    mixture = fitted["full"]
+    assert mixture.sample(1e1, random_state=0)[0].shape == (10, X.shape[1])
+    for n_draws in (0, 1.5):
+        with pytest.raises(ValueError, match="n_draws must be a whole number"):
+            mixture.impute(X, n_draws=n_draws)
 
 
 def test_marginal_of_a_frame_takes_frames_without_a_warning(on_frame):

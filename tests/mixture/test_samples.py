@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import warnings
+from collections import deque
 
 import numpy as np
 import pandas as pd
@@ -283,7 +284,7 @@ def test_draws_are_seeded_and_differ():
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, second)
     assert np.isfinite(first).all()
-    with pytest.raises(ValueError, match="n_draws must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="n_draws must be a whole number"):
         mixture.impute(holes, n_draws=0)
     with pytest.raises(NotFittedError):
         GaussianMixture().impute(holes)
@@ -326,8 +327,29 @@ class Chunks:
         return iter(self.chunks)
 
 
+class SizedChunks(Chunks):
+    """Chunks that know their number."""
+
+    def __len__(self):
+        return len(self.chunks)
+
+
+class OneVisit(Chunks):
+    """A reader that goes on where the last visit ended."""
+
+    def __init__(self, *chunks):
+        self.reader = iter(chunks)
+
+    def __iter__(self):
+        return self.reader
+
+
 @each_covariance_type
-@pytest.mark.parametrize("container", [list, tuple, lambda chunks: Chunks(*chunks)])
+@pytest.mark.parametrize(
+    "container",
+    [list, tuple, deque, lambda chunks: Chunks(*chunks), lambda c: SizedChunks(*c)],
+    ids=["list", "tuple", "deque", "iterable", "sized iterable"],
+)
 def test_chunks_are_fitted_like_their_sum(covariance_type, container):
     X = make_clusters()
     start = start_of(X, covariance_type)
@@ -340,9 +362,9 @@ def test_one_pass_is_made_for_each_iteration():
     X = make_clusters()
     chunks = Chunks(X[:100], X[100:])
     mixture = fit_from({}, chunks, "full")
-    # Before them the chunks are asked whether they start anew, the first one is looked
-    # at, and the rows of the start are drawn.
-    assert chunks.visits == mixture.n_iter_ + 3
+    # Before them the chunks are asked twice whether they start anew, the first one is
+    # looked at, and the rows of the start are drawn.
+    assert chunks.visits == mixture.n_iter_ + 4
 
 
 def test_chunks_may_miss_values_and_have_weights():
@@ -353,6 +375,26 @@ def test_chunks_may_miss_values_and_have_weights():
     actual = fit_from(start, chunks, "full")
     expected = fit_from(start, X, "full", sample_weight=weight)
     assert_same_mixture(actual, expected)
+
+
+def test_chunks_of_no_weight_are_left_out():
+    X = make_clusters()
+    start = start_of(X, "full")
+    chunks = [(1e3 + X[:50], np.zeros(50)), (X, np.ones(len(X)))]
+    assert_same_mixture(fit_from(start, chunks, "full"), fit_from(start, X, "full"))
+    with pytest.raises(ValueError, match="no chunks with a row of positive weight"):
+        GaussianMixture(3).fit(chunks[:1])
+
+
+def test_a_step_loses_no_chunk():
+    X = make_clusters()
+    mixture = fit_from({}, X, "full").partial_fit([X[:100], X[100:]])
+    assert mixture._n_samples_seen == 2 * len(X)
+
+
+def test_labels_of_chunks_are_refused():
+    with pytest.raises(ValueError, match="fit_predict takes one array"):
+        GaussianMixture(3).fit_predict([make_clusters(), make_clusters()])
 
 
 @pytest.mark.parametrize("init_params", ["kmeans", "random", "short_runs"])
@@ -376,11 +418,12 @@ def test_frames_in_chunks_keep_their_names():
     ("X", "message"),
     [
         (iter([make_clusters()]), "visited only once"),
+        (OneVisit(make_clusters()), "visited only once"),
         (Chunks(), "no chunks"),
         ([make_clusters(), make_clusters()[:, :2]], "features"),
         ([make_clusters()[:1], make_clusters()[:1]], "n_components = 3, n_samples = 2"),
     ],
-    ids=["generator", "no chunks", "another width", "too few rows"],
+    ids=["generator", "reader", "no chunks", "another width", "too few rows"],
 )
 def test_bad_chunks_are_refused(X, message):
     with pytest.raises(ValueError, match=message):
@@ -424,6 +467,28 @@ def test_mapped_files_are_fitted_like_arrays(
     actual = fit_from(start, mapped, covariance_type)
     assert_same_mixture(actual, fit_from(start, X, covariance_type))
     np.testing.assert_allclose(actual.score_samples(mapped), actual.score_samples(X))
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_rows_of_a_file_may_have_no_weight(holes, on_disk, monkeypatch):
+    monkeypatch.setattr(_samples, "CHUNK_ROWS", 100)
+    X = with_holes(make_clusters()) if holes else make_clusters()
+    weight = np.random.default_rng(0).integers(0, 3, len(X)).astype(float)
+    weight[:100] = 0.0
+    mapped = on_disk(X)
+    for parameters in ({}, start_of(make_clusters(), "full")):
+        actual = fit_from(parameters, mapped, "full", weight)
+        expected = fit_from(parameters, X, "full", weight)
+        assert_same_mixture(actual, expected)
+        actual.partial_fit(mapped, sample_weight=weight)
+        expected.partial_fit(X, sample_weight=weight)
+        assert_same_mixture(actual, expected)
+    monkeypatch.setattr(_initialization, "START_ROWS", 50)
+    rows = _initialization.rows_to_start_from(
+        _samples.Rows(mapped, weight), None, np.random.RandomState(0)
+    )
+    assert len(rows.X) == 50
+    assert rows.sample_weight.min() > 0
 
 
 def test_large_files_start_from_a_subset(on_disk, monkeypatch):
@@ -545,6 +610,37 @@ def test_steps_go_on_after_a_file(tmp_path):
     np.testing.assert_array_equal(
         again.partial_fit(X[200:]).means_, mixture.partial_fit(X[200:]).means_
     )
+
+
+def test_a_refused_batch_changes_nothing():
+    X = make_clusters()
+    mixture = fit_from({}, X, "full")
+    before = {name: np.copy(value) for name, value in vars(mixture).items()}
+    outlier = X[:20].copy()
+    outlier[0] = 1e12
+    with pytest.raises(ValueError, match="ill-defined empirical covariance"):
+        mixture.partial_fit(outlier)
+    for bad in (X[:2], X[:, :2] + np.inf, np.zeros((20, 2))):
+        with pytest.raises(ValueError, match=r"n_samples|infinity|ill-defined"):
+            mixture.set_params(reg_covar=0, init_params="random").fit(bad)
+    mixture.set_params(reg_covar=1e-6, init_params="kmeans")
+    for name, value in before.items():
+        np.testing.assert_array_equal(getattr(mixture, name), value)
+
+
+def test_a_refused_first_batch_leaves_an_estimator_that_can_be_fitted():
+    mixture = GaussianMixture(2, reg_covar=0, init_params="random")
+    with pytest.raises(ValueError, match="ill-defined empirical covariance"):
+        mixture.partial_fit(np.ones((10, 3)))
+    assert not hasattr(mixture, "weights_")
+    X = make_clusters()
+    assert np.isfinite(mixture.partial_fit(X).score(X))
+
+
+def test_a_further_batch_may_have_one_row():
+    X = make_clusters()
+    mixture = fit_from({}, X, "full").partial_fit(X[:1])
+    assert mixture._n_samples_seen == len(X) + 1
 
 
 def test_batches_of_another_width_are_refused():
