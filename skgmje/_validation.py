@@ -1,22 +1,19 @@
 """scikit-learn's private validation tools, imported in this one place."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import wraps
 from numbers import Integral
 from typing import Any
 
 import numpy as np
 from sklearn import config_context
 from sklearn.base import _fit_context as fit_context
+from sklearn.utils import validation
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils._set_output import _get_container_adapter
 from sklearn.utils._set_output import _SetOutputMixin as SetOutputMixin
-from sklearn.utils.validation import (
-    _check_sample_weight,
-    check_array,
-    validate_data,
-)
 
 __all__ = [
     "HasMethods",
@@ -24,13 +21,17 @@ __all__ = [
     "Options",
     "SetOutputMixin",
     "StrOptions",
+    "check_array",
+    "check_consistent_length",
     "check_image_shape",
     "check_numbers",
     "check_rows",
     "check_sample_weight",
+    "column_or_1d",
     "fit_context",
     "output_adapter",
     "unchanged_on_error",
+    "validate_data",
 ]
 
 
@@ -46,21 +47,37 @@ def unchanged_on_error(estimator: Any) -> Iterator[None]:
         raise
 
 
+def _to_numpy(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Let a validator make NumPy arrays, whatever scikit-learn dispatches elsewhere."""
+
+    @wraps(function)
+    def validator(*args: Any, **options: Any) -> Any:
+        with config_context(array_api_dispatch=False):
+            return function(*args, **options)
+
+    return validator
+
+
+check_array = _to_numpy(validation.check_array)
+check_consistent_length = _to_numpy(validation.check_consistent_length)
+column_or_1d = _to_numpy(validation.column_or_1d)
+validate_data = _to_numpy(validation.validate_data)
+
+
 def check_numbers(X: Any, input_name: str, **options: Any) -> np.ndarray:
-    """Return X as a validated NumPy array of float64."""
-    with config_context(array_api_dispatch=False):
-        return check_array(X, dtype=np.float64, input_name=input_name, **options)
+    """Return X as a validated array of float64."""
+    return check_array(X, dtype=np.float64, input_name=input_name, **options)
 
 
 def check_rows(estimator: Any, X: Any, **options: Any) -> np.ndarray:
-    """Return X as a validated NumPy array, whatever scikit-learn dispatches."""
-    with config_context(array_api_dispatch=False):
-        return validate_data(estimator, X, dtype=[np.float64, np.float32], **options)
+    """Return X as a validated array of float64 or float32 for an estimator."""
+    return validate_data(estimator, X, dtype=[np.float64, np.float32], **options)
 
 
 def check_sample_weight(sample_weight: Any, X: Any, **options: Any) -> np.ndarray:
     """Return float64 weights, not negative and not all zero, one for each row."""
-    return _check_sample_weight(
+    check = _to_numpy(validation._check_sample_weight)
+    return check(
         sample_weight, X, dtype=np.float64, ensure_non_negative=True, **options
     )
 

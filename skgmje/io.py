@@ -49,6 +49,8 @@ class SaveMixin:
     def save(self, path):
         """Write the estimator to a file that can hold no code.
 
+        Callbacks concern training only, and are left out.
+
         Parameters
         ----------
         path : str or path-like
@@ -75,7 +77,7 @@ class SaveMixin:
         array([ True])
         """
         arrays: dict[str, np.ndarray] = {}
-        state = _encode(self.__getstate__(), "", arrays)
+        state = _encode(_state(self), "", arrays)
         header = {
             "skgmje_format": FORMAT,
             "skgmje_version": skgmje.__version__,
@@ -148,6 +150,13 @@ def _build(name: str, state: dict[str, Any]) -> Any:
     return estimator
 
 
+def _state(estimator: Any) -> dict[str, Any]:
+    """Return what pickle would store, without callbacks."""
+    state = dict(estimator.__getstate__())
+    state.pop("_skl_callbacks", None)
+    return state
+
+
 def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     """Turn a value into JSON, moving numeric arrays into `arrays`."""
     if value is None or isinstance(value, (bool, int, float, str)):
@@ -170,7 +179,7 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
         items = [_encode(v, f"{path}/{i}", arrays) for i, v in enumerate(value)]
         return {"__tuple__": items} if isinstance(value, tuple) else items
     if type(value).__name__ in _LOADABLE:
-        state = _encode(value.__getstate__(), path, arrays)
+        state = _encode(_state(value), path, arrays)
         return {"__estimator__": [type(value).__name__, state]}
     parameter = path.rsplit("/", maxsplit=1)[-1]
     if type(value).__name__ in _PARTS:

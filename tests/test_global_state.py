@@ -344,3 +344,24 @@ def test_data_makers_and_metrics_leave_no_trace():
         state.assert_same(make.__name__)
     two_sample_accuracy(X, y)
     state.assert_same("two_sample_accuracy")
+
+
+@each_estimator
+def test_methods_take_tensors_whatever_scikit_learn_dispatches(name, pairs, tmp_path):
+    views = [torch.from_numpy(view) for view in pairs]
+    estimator = sklearn.clone(ESTIMATORS[name])
+    with sklearn.config_context(array_api_dispatch=True):
+        for _, step in steps(estimator, *views, tmp_path / "model"):
+            step()
+    assert isinstance(estimator.transform(views[0]), np.ndarray)
+
+
+@pytest.mark.parametrize("make", [LDMICA, LinearContrastive, GaussianProcessEmbedder])
+def test_closed_forms_take_tensors_whatever_scikit_learn_dispatches(make, pairs):
+    X, Y = (torch.from_numpy(view[:50]) for view in pairs)
+    views = (X,) if make is LDMICA else (X, Y)
+    estimator = make(random_state=0) if make is not LinearContrastive else make()
+    with sklearn.config_context(array_api_dispatch=True):
+        Z = estimator.fit(*views).transform(X)
+        assert np.isfinite(estimator.score(*views))
+    assert isinstance(Z, np.ndarray)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from sklearn.callback import ProgressBar
 from torch import nn
 
 import skgmje
@@ -25,6 +26,7 @@ from skgmje import (
     JEPAEmbedder,
     LDMEmbedder,
     MDNEmbedder,
+    OutlierDetector,
     VJEEmbedder,
 )
 
@@ -200,6 +202,19 @@ def test_numpy_numbers_as_parameters_come_back(pairs, path):
     again = skgmje.load(path)
     assert again.n_components == 2
     np.testing.assert_array_equal(again.predict(pairs[0]), estimator.predict(pairs[0]))
+
+
+def test_callbacks_are_left_out(pairs, path):
+    X, Y = pairs
+    watched = GJEEmbedder(**FAST, encoder="linear").set_callbacks(ProgressBar())
+    for estimator in (watched, OutlierDetector(watched)):
+        estimator.fit(X, Y).save(path)
+        again = skgmje.load(path)
+        np.testing.assert_array_equal(
+            again.score_samples(X), estimator.score_samples(X)
+        )
+        assert not hasattr(again, "_skl_callbacks")
+    assert watched._skl_callbacks
 
 
 def test_paths_may_be_strings_and_have_any_suffix(pairs, tmp_path):

@@ -12,10 +12,15 @@ from sklearn.callback import CallbackSupportMixin, with_callbacks
 from torch import Tensor
 
 from skgmje._backend import few_threads
-from skgmje._validation import Interval, StrOptions, fit_context
+from skgmje._validation import (
+    Interval,
+    StrOptions,
+    fit_context,
+    unchanged_on_error,
+)
 from skgmje.embedding._construction import ConstructionMixin, Run
 from skgmje.embedding._decoding import DecodingMixin
-from skgmje.embedding._density import training_rate
+from skgmje.embedding._density import check_enough_rows, training_rate
 from skgmje.embedding._encoder_construction import ENCODERS
 from skgmje.embedding._epochs import run_epochs
 from skgmje.embedding._model import Encoders, JointModel, encode, encode_views
@@ -45,7 +50,11 @@ class BaseJointEmbedder(
     # The second view travels as metadata, so that labels can be y.
     __metadata_request__fit = {"target_view": True}  # noqa: RUF012
     __metadata_request__partial_fit = {"target_view": True}  # noqa: RUF012
-    __metadata_request__score = {"target_view": True}  # noqa: RUF012
+    # A pipeline asks about sample_weight=None, too, which no embedder takes.
+    __metadata_request__score = {  # noqa: RUF012
+        "target_view": True,
+        "sample_weight": None,
+    }
 
     _parameter_constraints: dict = {  # noqa: RUF012
         "embedding_dim": [Interval(Integral, 1, None, closed="left")],
@@ -129,25 +138,26 @@ class BaseJointEmbedder(
         ConvergenceWarning
             If the loss stopped being finite; the last good weights are kept.
         """
-        X, target, attributes = self._validate_views(X, y, target_view, reset=True)
-        run = self._start(X, target, attributes)
         context = self._init_callback_context(max_subtasks=self.max_iter)
-        data = {"X": X, "y": y}
-        if target_view is not None:
-            data["metadata"] = {"target_view": target_view}
-        context.call_on_fit_task_begin(estimator=self, **data)
-        if run.model.is_trainable:
-            self._train(run, context, data)
-        attributes = self._final_attributes(run)
-        if self.decoder is not None:
-            encoder = attributes["encoder_"]
-            attributes["decoder_"] = self._fit_decoder(
-                encoder, encode(encoder, X), X, run.seed, self.batch_size
+        with unchanged_on_error(self):
+            X, target, attributes = self._validate_views(X, y, target_view, reset=True)
+            run = self._start(X, target, attributes)
+            data = {"X": X, "y": y}
+            if target_view is not None:
+                data["metadata"] = {"target_view": target_view}
+            context.call_on_fit_task_begin(estimator=self, **data)
+            if run.model.is_trainable:
+                self._train(run, context, data)
+            attributes = self._final_attributes(run)
+            if self.decoder is not None:
+                encoder = attributes["encoder_"]
+                attributes["decoder_"] = self._fit_decoder(
+                    encoder, encode(encoder, X), X, run.seed, self.batch_size
+                )
+            self._set(attributes)
+            context.call_on_fit_task_end(
+                estimator=self, **data, reconstruction_attributes={}
             )
-        self._set(attributes)
-        context.call_on_fit_task_end(
-            estimator=self, **data, reconstruction_attributes={}
-        )
         return self
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -180,40 +190,13 @@ class BaseJointEmbedder(
             As in `fit`, and if the batch has other columns than the batches before.
         """
         first = not self.__sklearn_is_fitted__()
-        X, target, attributes = self._validate_views(X, y, target_view, reset=first)
-        run = (
-            self._start(X, target, attributes)
-            if first
-            else self._resume(X, target, attributes)
-        )
-        n_seen = len(X) + (0 if first else self.n_samples_seen_)
-        losses: list[float] = []
-        if run.model.is_trainable:
-            trainer = self._make_trainer(run, max_iter=1, validate=False)
-            if not first and "optimizer" in self._training_state:
-                trainer.optimizer.load_state_dict(
-                    to_tensors(self._training_state["optimizer"], run.device)
-                    | {"param_groups": trainer.optimizer.state_dict()["param_groups"]}
-                )
-            run.trainer = trainer
-            with self._training_context(run):
-                trainer.run_epoch()
-            losses = trainer.history.loss_curve
-        if first:
-            final = self._final_attributes(run)
-        else:
-            rate = training_rate(len(X), n_seen, forget=run.model.is_trainable)
-            final = self._final_networks(run)
-            z_c, z_t = self._embed(run, final)
-            final |= self._update_densities(run.model, z_c, z_t, rate)
-            new = losses or final["loss_curve_"]
-            final["loss_curve_"] = self.loss_curve_ + new
-            final["n_iter_"] = len(final["loss_curve_"])
-        final["n_samples_seen_"] = n_seen
-        final["best_loss_"] = min(final["loss_curve_"], default=float("nan"))
-        final["validation_loss_curve_"] = None
-        final["_training_state"] = self._keep_training_state(run, optimizer=True)
-        self._set(final)
+        with unchanged_on_error(self):
+            X, target, attributes = self._validate_views(X, y, target_view, reset=first)
+            prepare = self._start if first else self._resume
+            run = prepare(X, target, attributes)
+            if run.model.is_trainable:
+                self._train_once(run, first)
+            self._set(self._attributes_after_batch(run, first))
         return self
 
     # -------------------------------------------------------------------- training
@@ -229,6 +212,7 @@ class BaseJointEmbedder(
                     f"to validate on; got {n_samples} rows and validation_fraction="
                     f"{self.validation_fraction}. Set early_stopping=False."
                 )
+            check_enough_rows(self._n_latent_components(), n_samples, n_validation)
             order = torch.randperm(
                 n_samples, generator=run.model.generator, device=run.device
             )
@@ -257,6 +241,17 @@ class BaseJointEmbedder(
                 self, trainer, context, data, lambda: self._final_attributes(run)
             )
             trainer.restore_best()
+
+    def _train_once(self, run: Run, first: bool) -> None:
+        """Train for one epoch, with the optimizer of the batches before."""
+        run.trainer = trainer = self._make_trainer(run, max_iter=1, validate=False)
+        if not first and "optimizer" in self._training_state:
+            trainer.optimizer.load_state_dict(
+                to_tensors(self._training_state["optimizer"], run.device)
+                | {"param_groups": trainer.optimizer.state_dict()["param_groups"]}
+            )
+        with self._training_context(run):
+            trainer.run_epoch()
 
     @contextmanager
     def _training_context(self, run: Run) -> Iterator[None]:
@@ -294,6 +289,25 @@ class BaseJointEmbedder(
         attributes["best_loss_"] = min(curve, default=float("nan"))
         return attributes
 
+    def _attributes_after_batch(self, run: Run, first: bool) -> dict[str, Any]:
+        """Return all fitted attributes after one call of `partial_fit`."""
+        n_seen = len(run.X) + (0 if first else self.n_samples_seen_)
+        if first:
+            final = self._final_attributes(run)
+        else:
+            rate = training_rate(len(run.X), n_seen, forget=run.model.is_trainable)
+            final = self._final_networks(run)
+            z_c, z_t = self._embed(run, final)
+            final |= self._update_densities(run.model, z_c, z_t, rate)
+            losses = [] if run.trainer is None else run.trainer.history.loss_curve
+            final["loss_curve_"] = self.loss_curve_ + (losses or final["loss_curve_"])
+            final["n_iter_"] = len(final["loss_curve_"])
+        final["n_samples_seen_"] = n_seen
+        final["best_loss_"] = min(final["loss_curve_"], default=float("nan"))
+        final["validation_loss_curve_"] = None
+        final["_training_state"] = self._keep_training_state(run, optimizer=True)
+        return final
+
     def _embed(self, run: Run, attributes: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Embed all rows in float64 with the encoders that will be kept."""
         encoders = Encoders(attributes["encoder_"], attributes["target_encoder_"])
@@ -309,8 +323,12 @@ class BaseJointEmbedder(
         return z_c, z_t
 
     def _keep_training_state(self, run: Run, optimizer: bool = False) -> dict[str, Any]:
-        state: dict[str, Any] = {"memory": to_arrays(run.model.memory.state_dict())}
-        if optimizer and run.trainer is not None:
+        state: dict[str, Any] = {
+            "memory": to_arrays(run.model.memory.state_dict()),
+            "started": run.model.started,
+        }
+        # The moments of an epoch that failed may be NaN.
+        if optimizer and run.trainer is not None and run.trainer.n_epochs:
             moments = run.trainer.optimizer.state_dict()["state"]
             state["optimizer"] = {"state": to_arrays(moments)}
         return state

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from skgmje.embedding._base import BaseJointEmbedder
-from skgmje.embedding._density import fit_mixture, update_mixture
+from skgmje.embedding._density import fit_mixture, update_mixture, variance_unit
 from skgmje.embedding._inference import CONDITIONAL_ROWS
 from skgmje.embedding._model import Encoders
 from skgmje.mixture import MultivariateNormalMixture
@@ -33,13 +33,24 @@ class ConditionalDensityEmbedder(BaseJointEmbedder):
         return fit_mixture(z, n_components, "full", self.reg_covar, seed)[0]
 
     def _update_marginals(self, z_c: Tensor, z_t: Tensor, rate: float):
-        densities = {"density_": z_c, "target_density_": z_t}
+        context, target = self._encoders()
         return {
-            name: update_mixture(
-                self._on_device(getattr(self, name)), z, rate, self.reg_covar, "full"
-            )[0]
-            for name, z in densities.items()
+            "density_": self._update_marginal(self.density_, z_c, context, rate),
+            "target_density_": self._update_marginal(
+                self.target_density_, z_t, target, rate
+            ),
         }
+
+    def _update_marginal(
+        self,
+        density: MultivariateNormalMixture,
+        z: Tensor,
+        encoder: Encoder,
+        rate: float,
+    ) -> MultivariateNormalMixture:
+        density = self._on_device(density)
+        unit = variance_unit(encoder, density.variance)
+        return update_mixture(density, z, rate, self.reg_covar, "full", unit)[0]
 
     def _context_density(self) -> MultivariateNormalMixture:
         return self._on_device(self.density_)

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils.validation import validate_data
 from torch import nn
 
 from skgmje._backend import (
@@ -15,12 +14,13 @@ from skgmje._backend import (
     resolve_device,
     resolve_random_state,
 )
-from skgmje._validation import unchanged_on_error
+from skgmje._validation import validate_data
 from skgmje.embedding._density import check_enough_rows
 from skgmje.embedding._encoder_construction import EncoderConstructionMixin
 from skgmje.embedding._inference import InferenceMixin
 from skgmje.embedding._model import Encoders, JointModel
 from skgmje.embedding._state import to_tensors
+from skgmje.linear._target import check_target_names, check_target_width
 from skgmje.training import Trainer, Views
 from skgmje.views import AugmentedViews, PairedViews, resolve_target
 
@@ -79,6 +79,10 @@ class ConstructionMixin(EncoderConstructionMixin, InferenceMixin):
     def _n_density_components(self) -> int:
         return 1
 
+    def _n_latent_components(self) -> int:
+        """Return how many rows the latent density needs at least to start from."""
+        return 1
+
     def _shares_encoder(self, target: np.ndarray | None) -> bool:
         """Say whether one encoder embeds both views."""
         if isinstance(self.target_encoder, str) and self.target_encoder == "shared":
@@ -103,46 +107,45 @@ class ConstructionMixin(EncoderConstructionMixin, InferenceMixin):
     def _validate_views(
         self, X: Any, y: Any, target_view: Any, reset: bool
     ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-        columns = getattr(y if target_view is None else target_view, "columns", None)
-        with unchanged_on_error(self):
-            X = validate_data(
-                self,
-                X,
-                dtype=[np.float64, np.float32],
-                ensure_min_samples=2,
-                reset=reset,
-            )
-            return X, *self._validate_target(X, y, target_view, reset, columns)
+        X = validate_data(
+            self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset
+        )
+        return X, *self._validate_target(X, y, target_view, reset)
 
     def _validate_target(
-        self, X: np.ndarray, y: Any, target_view: Any, reset: bool, columns: Any
+        self, X: np.ndarray, y: Any, target_view: Any, reset: bool
     ) -> tuple[np.ndarray | None, dict[str, Any]]:
+        """Return the target view as a matrix, and the attributes that a fit sets."""
+        given = y if target_view is None else target_view
         target, source = resolve_target(X, y, target_view, self.target)
+        is_column = target is not None and target.ndim == 1
+        if target is not None:
+            target = target.reshape(len(X), -1)
+        if not reset:
+            self._check_same_views(target, source, given)
+            return target, {}
+        self._check_shared(X, target)
+        check_enough_rows(self._n_density_components(), len(X))
         attributes: dict[str, Any] = {"target_source_": source}
         if target is not None:
-            attributes["_target_is_column"] = target.ndim == 1
-            target = target.reshape(len(X), -1)
+            attributes["_target_is_column"] = is_column
             attributes["n_targets_in_"] = target.shape[1]
+            columns = getattr(given, "columns", None)
             if columns is not None and all(isinstance(name, str) for name in columns):
                 attributes["target_feature_names_in_"] = np.array(columns, dtype=object)
-        if not reset:
-            self._check_same_views(target, source)
-        else:
-            self._check_shared(X, target)
-            check_enough_rows(self._n_density_components(), len(X))
         return target, attributes
 
-    def _check_same_views(self, target: np.ndarray | None, source: str) -> None:
+    def _check_same_views(
+        self, target: np.ndarray | None, source: str, given: Any
+    ) -> None:
         if (source == "augment") != (self.target_source_ == "augment"):
             raise ValueError(
                 f"The first batch took its target from {self.target_source_!r}, this "
                 f"one from {source!r}; pass the same kind of views at every call."
             )
-        if target is not None and target.shape[1] != self.n_targets_in_:
-            raise ValueError(
-                f"The target view has {target.shape[1]} columns, but "
-                f"{type(self).__name__} was fitted with {self.n_targets_in_}."
-            )
+        if target is not None:
+            check_target_names(given, self._target_names())
+            check_target_width(self, target, self.n_targets_in_)
 
     # ------------------------------------------------------------- start and resume
 
@@ -214,7 +217,7 @@ class ConstructionMixin(EncoderConstructionMixin, InferenceMixin):
         if self._training_state:
             state = to_tensors(self._training_state["memory"], device)
             model.memory.load_state_dict(state)
-            model.started = True
+            model.started = self._training_state["started"]
         views = self._make_views(X, target, model.fitted_encoders)
         return Run(model, X, target, views, self._seed, attributes)
 

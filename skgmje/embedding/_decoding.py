@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from sklearn.utils import gen_batches
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_array, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from skgmje._backend import as_numpy, as_tensor, few_threads, resolve_device
+from skgmje._validation import check_array
 from skgmje.embedding._model import ENCODING_ROWS
 from skgmje.latent._moments import whitening
 from skgmje.networks import Decoder, Encoder

@@ -16,6 +16,7 @@ from skgmje.mixture._em import (
     stepwise,
 )
 from skgmje.mixture._factor_analysis import factorise
+from skgmje.networks import Encoder
 
 EM_MAX_ITER, EM_TOL = 1000, 1e-4
 
@@ -95,6 +96,7 @@ def update_mixture(
     rate: float,
     reg_covar: float,
     covariance_type: str,
+    unit: Tensor | None = None,
 ) -> tuple[MultivariateNormalMixture, float]:
     """Move a mixture towards a batch of embeddings by one step of stepwise EM.
 
@@ -111,6 +113,8 @@ def update_mixture(
         As in :func:`fit_mixture`.
     covariance_type : {'full', 'tied', 'diag', 'spherical', 'low_rank'}
         As in :func:`fit_mixture`.
+    unit : tensor of shape (n_features,), optional
+        Variances that `reg_covar` is relative to; by default those of the mixture.
 
     Returns
     -------
@@ -119,6 +123,7 @@ def update_mixture(
     loss : float
         Negative mean log-likelihood of the batch under the mixture so far, in nats.
     """
+    unit = density.variance if unit is None else unit
     if covariance_type == "spherical" and density.scale_diag is not None:
         # Spheres in standardised coordinates: undo the scale, update, and put it back.
         scale = density.scale_diag[0]
@@ -127,15 +132,29 @@ def update_mixture(
             density.means / scale,
             scale_spherical=(density.scale_diag / scale).mean(-1),
         )
-        moved, loss = update_mixture(sphere, z / scale, rate, reg_covar, "spherical")
+        moved, loss = update_mixture(
+            sphere, z / scale, rate, reg_covar, "spherical", unit / scale / scale
+        )
         loss += float(scale.log().sum())
         return _settle(moved.affine(torch.zeros_like(scale), scale)), loss
     batch = expectation(z, density, covariance_type)
     statistics = stepwise(statistics_of_density(density), batch, rate)
     # What reg_covar added before is part of the statistics; the batch brings its share.
-    floor = rate * reg_covar * density.variance
+    # For low-rank covariances it is a bound, and not added.
+    share = 1.0 if covariance_type == "low_rank" else rate
+    floor = share * reg_covar * unit
     moved = maximization(statistics, floor).density(covariance_type)
     return _settle(moved), -batch.mean_log_likelihood
+
+
+def variance_unit(encoder: Encoder, variance: Tensor) -> Tensor:
+    """Return the variances of embeddings that `reg_covar` is relative to in updates.
+
+    An identity encoder knows those of the first rows. Where a column is constant, the
+    variance of the mixture is what `reg_covar` made it: a share of it would be less
+    with every batch.
+    """
+    return encoder.scale.square() if encoder.is_identity else variance
 
 
 def fit_centred_gaussian(
@@ -178,10 +197,16 @@ def training_rate(n_batch: int, n_seen: int, forget: bool) -> float:
     return max(rate, 0.1) if forget else rate
 
 
-def check_enough_rows(n_components: int, n_samples: int) -> None:
-    """Refuse more components than rows before any training."""
-    if n_components > n_samples:
+def check_enough_rows(n_components: int, n_samples: int, n_validation: int = 0) -> None:
+    """Refuse more components than rows to train on, before any training."""
+    n_training = n_samples - n_validation
+    if n_components > n_training:
+        held_out = (
+            f" without the {n_validation} that early_stopping=True keeps for validation"
+            if n_validation
+            else ""
+        )
         raise ValueError(
             f"Expected n_samples >= n_components but got n_components = {n_components},"
-            f" n_samples = {n_samples}; lower n_components or add rows."
+            f" n_samples = {n_training}{held_out}; lower n_components or add rows."
         )

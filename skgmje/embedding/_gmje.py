@@ -313,6 +313,9 @@ class GMJEEmbedder(JointDensityEmbedder):
         # A gas or a bank of few rows has fewer components.
         return 1 if self.components in STRUCTURES else self.n_components
 
+    def _n_latent_components(self) -> int:
+        return self._n_density_components()
+
     def _fit_densities(
         self, model: JointModel, z_c: Tensor, z_t: Tensor, seed: int
     ) -> dict[str, Any]:

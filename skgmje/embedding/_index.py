@@ -8,15 +8,11 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.utils import gen_batches
-from sklearn.utils.validation import (
-    check_array,
-    check_consistent_length,
-    check_is_fitted,
-)
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skgmje._backend import as_numpy, as_tensor, make_generator, resolve_device
-from skgmje._validation import check_sample_weight
+from skgmje._validation import check_array, check_consistent_length, check_sample_weight
 
 # Rows that are encoded to be stored, and queries that search them together.
 STORED_ROWS, QUERY_ROWS = 2**16, 256

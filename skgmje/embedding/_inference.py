@@ -9,17 +9,14 @@ import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import gen_batches
-from sklearn.utils.validation import (
-    check_array,
-    check_consistent_length,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skgmje._backend import as_numpy, make_generator, resolve_device
+from skgmje._validation import check_consistent_length, validate_data
 from skgmje.embedding._model import Encoders, encode, encode_views
 from skgmje.latent import contrastive_bound, pairwise_log_prob
+from skgmje.linear._target import check_target
 from skgmje.mixture import MultivariateNormalMixture
 from skgmje.networks import Encoder
 
@@ -358,27 +355,17 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
         return validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
 
     def _check_target(self, Y: Any, like: np.ndarray | None = None) -> np.ndarray:
-        names = getattr(self, "target_feature_names_in_", None)
-        columns = getattr(Y, "columns", None)
-        if names is not None and columns is not None and list(columns) != list(names):
-            raise ValueError(
-                f"The target view should have the columns {list(names)} of fit, in "
-                f"that order; got {list(columns)}."
-            )
-        Y = check_array(
-            Y, dtype=[np.float64, np.float32], ensure_2d=False, input_name="y"
-        )
-        if Y.ndim == 1:
-            Y = Y.reshape(-1, 1)
         width = getattr(self, "n_targets_in_", self.n_features_in_)
-        if Y.shape[1] != width:
-            raise ValueError(
-                f"The target view has {Y.shape[1]} columns, but {type(self).__name__} "
-                f"was fitted with {width}."
-            )
+        Y = check_target(self, Y, self._target_names(), width)
         if like is not None:
             check_consistent_length(like, Y)
         return Y
+
+    def _target_names(self) -> np.ndarray | None:
+        """Return the names of the target's columns, which may be those of X."""
+        of_context = self.target_source_ == "augment"
+        name = "feature_names_in_" if of_context else "target_feature_names_in_"
+        return getattr(self, name, None)
 
     @torch.no_grad()
     def _map_rows(

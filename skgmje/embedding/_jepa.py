@@ -244,9 +244,9 @@ class JEPAEmbedder(AveragedTargetMixin, ConditionalDensityEmbedder):
     # -------------------------------------------------------------------- the views
 
     def _validate_target(
-        self, X: np.ndarray, y: Any, target_view: Any, reset: bool, columns: Any
+        self, X: np.ndarray, y: Any, target_view: Any, reset: bool
     ) -> tuple[np.ndarray | None, dict[str, Any]]:
-        target, attributes = super()._validate_target(X, y, target_view, reset, columns)
+        target, attributes = super()._validate_target(X, y, target_view, reset)
         if reset:
             self._check_side_features(X, target)
         return target, attributes

@@ -8,7 +8,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skgmje.embedding._base import BaseJointEmbedder
-from skgmje.embedding._density import fit_mixture, update_mixture
+from skgmje.embedding._density import fit_mixture, update_mixture, variance_unit
 from skgmje.embedding._model import JointModel, encode
 from skgmje.mixture import MultivariateNormalMixture
 
@@ -46,8 +46,11 @@ class JointDensityEmbedder(BaseJointEmbedder):
     ) -> dict[str, Any]:
         z = torch.cat([z_c, z_t], dim=1)
         density = self._on_device(self.density_)
+        form = self._density_form().covariance_type
+        views = zip(self._encoders(), self._indices(), strict=True)
+        units = [variance_unit(e, density.variance[view]) for e, view in views]
         density, loss = update_mixture(
-            density, z, rate, self.reg_covar, self._density_form().covariance_type
+            density, z, rate, self.reg_covar, form, torch.cat(units)
         )
         return {"density_": density, "loss_curve_": [loss]}
 

@@ -70,7 +70,7 @@ class KalmanEmbedder(
     Sequences come as an array of shape (n_sequences, n_steps, n_features), as a list of
     arrays of different lengths, or as a table whose rows `groups` sorts into sequences.
     A table without groups is one of sequences of length one. A row of NaN is a missing
-    step.
+    step; sequences of nothing else take no part in training.
 
     Read more in the :ref:`User Guide <sequences>`.
 
@@ -193,7 +193,8 @@ class KalmanEmbedder(
     # Which rows belong together travels as metadata.
     __metadata_request__fit = {"groups": True}  # noqa: RUF012
     __metadata_request__transform = {"groups": True}  # noqa: RUF012
-    __metadata_request__score = {"groups": True}  # noqa: RUF012
+    # A pipeline asks about sample_weight=None, too, which is not taken.
+    __metadata_request__score = {"groups": True, "sample_weight": None}  # noqa: RUF012
 
     _parameter_constraints: dict = {  # noqa: RUF012
         "embedding_dim": [Interval(Integral, 1, None, closed="left")],
@@ -292,6 +293,7 @@ n_features), or list of array-like of shape (n_steps, n_features)
         ConvergenceWarning
             If the loss stopped being finite; the last good weights are kept.
         """
+        context = self._init_callback_context(max_subtasks=self.max_iter)
         with unchanged_on_error(self):
             sequences = read_sequences(self, X, groups, reset=True)
             device = resolve_device(self.device)
@@ -299,26 +301,25 @@ n_features), or list of array-like of shape (n_steps, n_features)
             seed = int(random_state.randint(MAX_SEED))
             with self._user_rng(seed, device):
                 model, attributes = self._start(sequences, seed, device)
-        trainer = self._make_trainer(model, sequences, seed, device)
-        context = self._init_callback_context(max_subtasks=self.max_iter)
-        data = {"X": X, "y": y}
-        if groups is not None:
-            data["metadata"] = {"groups": groups}
-        context.call_on_fit_task_begin(estimator=self, **data)
+            trainer = self._make_trainer(model, sequences, seed, device)
+            data = {"X": X, "y": y}
+            if groups is not None:
+                data["metadata"] = {"groups": groups}
+            context.call_on_fit_task_begin(estimator=self, **data)
 
-        def fitted_attributes() -> dict[str, Any]:
-            return attributes | self._final_attributes(model, trainer, sequences)
+            def fitted_attributes() -> dict[str, Any]:
+                return attributes | self._final_attributes(model, trainer, sequences)
 
-        with self._user_rng(seed, device), few_threads(device, model):
-            run_epochs(self, trainer, context, data, fitted_attributes)
-        self.__dict__.pop("decoder_", None)
-        for name, value in fitted_attributes().items():
-            setattr(self, name, value)
-        if self.decoder is not None:
-            self.decoder_ = self._decoder_of_states(sequences, seed)
-        context.call_on_fit_task_end(
-            estimator=self, **data, reconstruction_attributes={}
-        )
+            with self._user_rng(seed, device), few_threads(device, model):
+                run_epochs(self, trainer, context, data, fitted_attributes)
+            self.__dict__.pop("decoder_", None)
+            for name, value in fitted_attributes().items():
+                setattr(self, name, value)
+            if self.decoder is not None:
+                self.decoder_ = self._decoder_of_states(sequences, seed)
+            context.call_on_fit_task_end(
+                estimator=self, **data, reconstruction_attributes={}
+            )
         return self
 
     def fit_transform(self, X, y=None, *, groups=None):
@@ -398,6 +399,7 @@ state_dim)
         seed: int,
         device: torch.device,
     ) -> Trainer:
+        sequences = sequences.with_observations()
         steps = model.encoder.standardise(rows_of(sequences, device)).float()
         trainer = Trainer(
             model,

@@ -6,11 +6,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import check_array, check_is_fitted
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skgmje._backend import as_numpy, as_tensor, make_generator, resolve_device
-from skgmje._validation import output_adapter
+from skgmje._validation import check_array, output_adapter
 from skgmje.embedding._inference import SCORE_CONTEXTS, SCORE_SEED
 from skgmje.embedding._sequence_model import Noise, encode_steps
 from skgmje.embedding._sequences import Sequences, pad, read_sequences, rows_of, unpad
@@ -292,9 +292,19 @@ n_coordinates)
         -------
         score : float
             In nats a step.
+
+        Raises
+        ------
+        ValueError
+            If no step was observed.
         """
-        filtered = self._filter(X, groups)
-        observed = torch.as_tensor(filtered.sequences.observed)
+        sequences = self._read(X, groups)
+        if not sequences.observed.any():
+            raise ValueError(
+                "Input X contains NaN only: no step was observed that could be scored."
+            )
+        filtered = self._filter_sequences(sequences)
+        observed = torch.as_tensor(sequences.observed)
         if self.encoder_.is_identity:
             steps = unpad(filtered.result.log_likelihood, filtered.views)
             return float(steps[observed.to(steps.device)].mean())

@@ -156,6 +156,14 @@ class JointModel(nn.Module):
     def after_step(self) -> None:
         """Follow a gradient step; here there is nothing to do."""
 
+    def get_extra_state(self) -> dict[str, bool]:
+        """Return whether the latent density has started, for ``state_dict``."""
+        return {"started": self.started}
+
+    def set_extra_state(self, state: dict[str, bool]) -> None:
+        """Take back from ``state_dict`` whether the latent density has started."""
+        self.started = state["started"]
+
     @torch.no_grad()
     def begin_epoch(self, views: Views, rows: Tensor) -> None:
         """Start the latent density, or fit it again where it asks for that."""

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from sklearn.utils import check_consistent_length, column_or_1d
-from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from skgmje._backend import as_tensor
+from skgmje._validation import check_consistent_length, column_or_1d, validate_data
 from skgmje.views import SequenceViews
 
 
@@ -38,6 +37,14 @@ class Sequences:
     def observed(self) -> np.ndarray:
         """Which steps are there."""
         return ~np.isnan(self.rows[:, 0])
+
+    def with_observations(self) -> "Sequences":
+        """Return the sequences that have a step that is there."""
+        sequence = np.repeat(np.arange(len(self.lengths)), self.lengths)
+        n_observed = np.bincount(sequence, weights=self.observed)
+        return Sequences(
+            self.rows[n_observed[sequence] > 0], self.lengths[n_observed > 0]
+        )
 
     def views(self, rows: Tensor) -> SequenceViews:
         """Serve what belongs to the steps in padded batches."""

@@ -77,13 +77,14 @@ class ComponentRule(ABC):
         return {f"density.{name}": value for name, value in parameters.items()}
 
     def set_state(self, state: dict[str, Tensor]) -> None:
-        """Take the mixture back."""
-        self.density = MultivariateNormalMixture.from_log_weights(
-            **{
-                name.removeprefix("density."): value
-                for name, value in state.items()
-                if name.startswith("density.")
-            }
+        """Take the mixture back; an empty state is that before `initialize`."""
+        parameters: dict[str, Any] = {
+            name.removeprefix("density."): value
+            for name, value in state.items()
+            if name.startswith("density.")
+        }
+        self.density = (
+            MultivariateNormalMixture.from_log_weights(**parameters) if state else None
         )
 
 
@@ -182,7 +183,7 @@ class StepwiseEM(ComponentRule):
 
     def set_state(self, state: dict[str, Tensor]) -> None:
         super().set_state(state)
-        self._statistics = statistics_of_density(self.density)
+        self._statistics = statistics_of_density(self.density) if state else None
 
 
 class NeuralGas(ComponentRule):
@@ -244,7 +245,7 @@ class NeuralGas(ComponentRule):
                 if name.startswith("graph.")
             }
         )
-        self._started = True
+        self._started = bool(state)
 
 
 class ParticleKernels(ComponentRule):

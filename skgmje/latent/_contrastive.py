@@ -228,7 +228,9 @@ def _on_sphere(z_c: Tensor, z_t: Tensor) -> tuple[Tensor, Tensor]:
 
 def _best_rotation(moving: Tensor, fixed: Tensor, weights: Tensor) -> Tensor:
     """Orthogonal matrix that turns rows into others as well as one can (Procrustes)."""
-    left, _, right = torch.linalg.svd(moving.mT @ (weights.unsqueeze(1) * fixed))
+    products = moving.mT @ (weights.unsqueeze(1) * fixed)
+    # Embeddings that are not finite make the loss NaN, whatever the rotation.
+    left, _, right = torch.linalg.svd(products.nan_to_num(0.0, 0.0, 0.0))
     return left @ right
 
 

@@ -145,8 +145,7 @@ class JointMixture(nn.Module):
 
     def set_extra_state(self, state: dict[str, Tensor]) -> None:
         """Take the mixture back from ``state_dict``."""
-        if state:
-            self.components.set_state(state)
+        self.components.set_state(state)
 
 
 def _default_entropy(likelihood: str) -> Entropy:

@@ -127,7 +127,8 @@ optional
         Returns
         -------
         loss : tensor of shape ()
-            Mean over the steps that are there.
+            Mean over the steps that are there, zero without any. The entropy is that of
+            at least two embeddings, and otherwise left out.
         """
         space = self.state_space()
         z = torch.where(observed[..., None], z.double(), 0.0)
@@ -142,10 +143,10 @@ optional
         predicted = filter_means(space, z, gains)[1]
         target = z.detach() if self.entropy is None else z
         likelihood = log_likelihood(space, target, predicted, gains)
-        loss = -torch.where(observed, likelihood, 0.0).sum() / observed.sum()
-        if self.entropy is None:
-            return loss
         rows = z[observed]
+        loss = -torch.where(observed, likelihood, 0.0).sum() / max(1, len(rows))
+        if self.entropy is None or len(rows) < 2:
+            return loss
         return loss + self.entropy(rows[:: -(-len(rows) // ENTROPY_ROWS)])
 
     @torch.no_grad()

@@ -5,13 +5,14 @@ from typing import Self
 
 import numpy as np
 from sklearn.base import BaseEstimator
-from sklearn.utils.validation import check_array, validate_data
 
 from skgmje._validation import (
     Interval,
     StrOptions,
+    check_array,
     fit_context,
     unchanged_on_error,
+    validate_data,
 )
 from skgmje.io import SaveMixin
 from skgmje.linear._inference import DTYPES, LinearInferenceMixin

@@ -13,14 +13,16 @@ from sklearn.base import (
     TransformerMixin,
 )
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_array, check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 from skgmje._backend import resolve_random_state
 from skgmje._validation import (
     Interval,
     StrOptions,
+    check_array,
     fit_context,
     unchanged_on_error,
+    validate_data,
 )
 from skgmje.io import SaveMixin
 from skgmje.linear._sources import (

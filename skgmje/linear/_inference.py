@@ -4,14 +4,11 @@ import numpy as np
 import torch
 from scipy.linalg import solve_triangular
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils.validation import (
-    check_array,
-    check_consistent_length,
-    check_is_fitted,
-    validate_data,
-)
+from sklearn.utils.validation import check_is_fitted
 
+from skgmje._validation import check_consistent_length, validate_data
 from skgmje.linear._objectives import OBJECTIVES
+from skgmje.linear._target import check_target
 from skgmje.mixture import MultivariateNormalMixture
 
 DTYPES = [np.float64, np.float32]
@@ -246,14 +243,8 @@ class LinearInferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _check_target(self, Y) -> np.ndarray:
         check_is_fitted(self)
-        Y = check_array(Y, dtype=DTYPES, ensure_2d=False, input_name="y")
-        Y = Y.reshape(-1, 1) if Y.ndim == 1 else Y
-        if Y.shape[1] != self.n_targets_in_:
-            raise ValueError(
-                f"The target view has {Y.shape[1]} columns, but LinearContrastive was "
-                f"fitted with {self.n_targets_in_}."
-            )
-        return Y
+        names = getattr(self, "target_feature_names_in_", None)
+        return check_target(self, Y, names, self.n_targets_in_)
 
 
 def _gaussians(means: np.ndarray, scale_tril: np.ndarray) -> MultivariateNormalMixture:

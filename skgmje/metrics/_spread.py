@@ -2,7 +2,8 @@
 
 import numpy as np
 from scipy.stats import entropy
-from sklearn.utils import check_array
+
+from skgmje._validation import check_array
 
 
 def effective_rank(Z):

@@ -8,9 +8,10 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
-from sklearn.utils import check_array, gen_batches
+from sklearn.utils import gen_batches
 
 from skgmje._backend import resolve_random_state
+from skgmje._validation import check_array
 
 # Rows of a block of distances: at most 32 megabytes for a pair of blocks.
 BLOCK_ROWS = 2048

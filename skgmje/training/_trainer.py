@@ -10,6 +10,8 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
+from skgmje.exceptions import IllDefinedCovarianceError
+
 GRADIENT_NORM = 10.0
 VALIDATION_SEED = 0
 VALIDATION_BATCH = 4096
@@ -158,10 +160,15 @@ class Trainer:
     def run_epoch(self) -> None:
         """Train for one epoch.
 
-        A loss or gradient that is not finite, or an interrupt, ends training with the
-        weights of the last good epoch and a warning.
+        A loss or gradient that is not finite, a latent density that cannot start, or an
+        interrupt ends training with the weights of the last good epoch and a warning.
         """
+        has_begun = False
         try:
+            self.model.begin_epoch(  # type: ignore[operator]
+                self.views, self.training_rows
+            )
+            has_begun = True
             loss = self._pass_over_batches()
             if math.isfinite(loss):
                 self._record(loss)
@@ -169,7 +176,15 @@ class Trainer:
         except KeyboardInterrupt:
             self._stop("Training interrupted by user.", UserWarning)
             return
-        except ArithmeticError:
+        except ArithmeticError as error:
+            # Before the first step of an epoch it cannot be the step size.
+            if isinstance(error, IllDefinedCovarianceError) and not has_begun:
+                self._stop(
+                    f"Training ended in epoch {self.n_epochs + 1}; the weights of the "
+                    f"epoch before are kept. {error}",
+                    ConvergenceWarning,
+                )
+                return
             loss = math.nan
         self._stop(
             f"The loss or its gradient became {loss} in epoch {self.n_epochs + 1}; the "
@@ -187,7 +202,6 @@ class Trainer:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / self.max_iter)))
 
     def _pass_over_batches(self) -> float:
-        self.model.begin_epoch(self.views, self.training_rows)  # type: ignore[operator]
         if not self.model.training:
             self.model.train()
         order = torch.randperm(

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 from sklearn.utils.multiclass import type_of_target
-from sklearn.utils.validation import check_array, check_consistent_length
 
+from skgmje._validation import check_array, check_consistent_length
 from skgmje.exceptions import IgnoredTargetWarning
 
 _TWO_WAYS_OUT = (

@@ -218,6 +218,22 @@ def test_target_view_is_routed_through_a_pipeline_with_labels(pairs):
 
 
 @each_estimator
+def test_a_pipeline_that_ends_in_an_embedder_routes_target_view_to_its_score(
+    make, pairs
+):
+    X, Y = pairs
+    with config_context(enable_metadata_routing=True):
+        pipeline = make_pipeline(StandardScaler(), make(encoder="identity"))
+        score = pipeline.fit(X, target_view=Y).score(X, target_view=Y)
+        with pytest.raises(ValueError, match="sample_weight"):
+            pipeline.score(X, target_view=Y, sample_weight=np.ones(len(X)))
+    scaled = StandardScaler().fit_transform(X)
+    assert score == pytest.approx(
+        make(encoder="identity").fit(scaled, Y).score(scaled, Y)
+    )
+
+
+@each_estimator
 def test_target_view_is_split_and_routed_in_cross_validation(make, pairs):
     X, Y = pairs
     estimator = make(encoder="identity")

@@ -462,7 +462,11 @@ def test_groups_are_routed():
             .score(X[b], groups=groups[b])
             for a, b in folds
         ]
+        states_last = make_pipeline(StandardScaler(), quick()).fit(X, groups=groups)
+        score = states_last.score(X, groups=groups)
     assert search.cv_results_["mean_test_score"][0] == pytest.approx(np.mean(scores))
+    scaled = StandardScaler().fit_transform(X)
+    assert score == pytest.approx(alone.score(scaled, groups=groups))
 
 
 def test_names_and_data_frames():
@@ -499,6 +503,59 @@ def test_what_is_no_sequence_is_refused(X, options, message):
     with pytest.raises(ValueError, match=message):
         estimator.fit(X, **options)
     assert estimator.n_features_in_ == 3
+
+
+def refuse(*args):
+    raise LookupError("the user's own")
+
+
+@pytest.mark.parametrize(
+    ("change", "error"),
+    [
+        ({"device": "nonsense"}, ValueError),
+        ({"encoder": refuse}, LookupError),
+        ({"decoder": "conv"}, ValueError),
+    ],
+)
+def test_a_refit_that_fails_leaves_the_estimator_as_it_was(change, error):
+    X = circles()[0]
+    estimator = quick().fit(X)
+    before, parameters = dict(vars(estimator)), estimator.get_params()
+    with pytest.raises(error):
+        estimator.set_params(**change).fit(X[..., :2])
+    estimator.set_params(**parameters)
+    assert vars(estimator) == before
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("entropy", ["stop_gradient", "knn", "log_det"])
+def test_sequences_without_an_observed_step_take_no_part_in_training(entropy):
+    X = circles()[0]
+    gone = np.full_like(X[:5], np.nan)
+    options = {"entropy": entropy, "batch_size": 2, "encoder": "linear"}
+    estimator = quick(**options).fit(X)
+    with_gone = quick(**options).fit(np.concatenate([gone, X]))
+    assert with_gone.loss_curve_ == estimator.loss_curve_
+    np.testing.assert_array_equal(with_gone.transform(X), estimator.transform(X))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("entropy", ["stop_gradient", "knn", "log_det"])
+def test_one_observed_step_is_enough_to_train_on(entropy):
+    X = circles()[0][:2]
+    X.reshape(-1, 3)[1:] = np.nan
+    estimator = quick(entropy=entropy).fit(X)
+    assert np.isfinite(estimator.loss_curve_).all()
+    assert estimator.n_iter_ == 3
+
+
+@each_encoder
+def test_what_was_not_observed_cannot_be_scored(encoder, fitted):
+    estimator = fitted[encoder, "constant"]
+    gone = np.full((2, 4, 3), np.nan)
+    with pytest.raises(ValueError, match="no step was observed"):
+        estimator.score(gone)
+    assert not estimator.score_samples(gone).any()
 
 
 def test_other_misuse_is_refused(fitted):

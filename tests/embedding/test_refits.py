@@ -1,6 +1,8 @@
 import numpy as np
 import pytest
 import torch
+from embedding_helpers import MAKERS, gmje
+from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
 from skgmje import GJEEmbedder, GMJEEmbedder, MDNEmbedder
@@ -43,12 +45,151 @@ def test_a_refused_refit_leaves_the_estimator_as_it_was(views):
     np.testing.assert_array_equal(gje.predict(X), expected)
 
 
+def refuse(*args):
+    raise LookupError("the user's own")
+
+
+class Refusing:
+    """A callback that fails at the end of every epoch."""
+
+    def __init__(self):
+        self.n_torn_down = 0
+
+    def setup(self, estimator, context):
+        pass
+
+    def teardown(self, estimator, context):
+        self.n_torn_down += 1
+
+    def on_fit_task_begin(self, estimator, context, **data):
+        pass
+
+    def on_fit_task_end(self, estimator, context, **data):
+        refuse()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"device": "nonsense"},
+        {"encoder": refuse},
+        {"target": "augment", "augmentation": refuse},
+        {"decoder": "conv"},
+    ],
+)
+def test_a_refit_that_fails_after_validation_changes_nothing(change, views):
+    X, Y = views
+    gje = GJEEmbedder(2, encoder="linear", max_iter=2, random_state=0).fit(X, Y)
+    before, parameters, expected = dict(vars(gje)), gje.get_params(), gje.transform(X)
+    with pytest.raises((LookupError, ValueError)):
+        gje.set_params(**change).fit(X[:, :2], Y)
+    gje.set_params(**parameters)
+    assert vars(gje) == before
+    np.testing.assert_array_equal(gje.transform(X), expected)
+
+
+def test_a_refit_that_a_callback_fails_changes_nothing(views):
+    X, Y = views
+    gje = GJEEmbedder(2, encoder="linear", max_iter=2, random_state=0).fit(X, Y)
+    callback = Refusing()
+    before = dict(vars(gje.set_callbacks(callback)))
+    with pytest.raises(LookupError, match="the user's own"):
+        gje.fit(X[:, :2], Y)
+    assert vars(gje) == before
+    assert callback.n_torn_down == 1
+
+
+def test_a_first_batch_that_fails_leaves_an_estimator_unfitted(views):
+    gje = GJEEmbedder(device="nonsense")
+    before = dict(vars(gje))
+    with pytest.raises(ValueError, match="not a torch device"):
+        gje.partial_fit(*views)
+    assert vars(gje) == before
+
+
+class FailingOnce(nn.Linear):
+    """An encoder that fails in one of two ways at the second training step."""
+
+    def __init__(self, how):
+        super().__init__(3, 2)
+        self.how, self.n_calls = how, 0
+
+    def forward(self, rows):
+        self.n_calls += self.training
+        if self.training and self.n_calls == 2:
+            if self.how == "interrupt":
+                raise KeyboardInterrupt
+            return super().forward(rows) * torch.nan
+        return super().forward(rows)
+
+
+FORMS = {name: {"components": name} for name in ("em", "gng", "bank")}
+CASES = [(make, {}) for make in MAKERS.values()]
+CASES += [(gmje, options) for options in FORMS.values()]
+
+
+@pytest.mark.parametrize(("make", "options"), CASES, ids=[*MAKERS, *FORMS])
+@pytest.mark.parametrize("how", ["interrupt", "nan"])
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+def test_partial_fit_goes_on_after_an_epoch_that_failed(
+    make, options, how, method, views
+):
+    torch.manual_seed(0)
+    options = {"target_encoder": "linear", "embedding_dim": 2} | options
+    estimator = make(encoder=FailingOnce(how), **options)
+    with pytest.warns(UserWarning, match=r"interrupted by user|became nan"):
+        getattr(estimator, method)(*views)
+    estimator.partial_fit(*views)
+    assert np.isfinite(estimator.loss_curve_[-1])
+    assert np.isfinite(estimator.score(*views))
+
+
+def test_components_that_cannot_start_say_why(views):
+    # With more components than distinct rows the tied covariance is round-off.
+    X, Y = (np.repeat(view[:2], 5, axis=0) for view in views)
+    gmje = GMJEEmbedder(10, covariance_type="tied", max_iter=2, random_state=0)
+    with pytest.warns(ConvergenceWarning) as record:
+        gmje.fit(X, Y)
+    messages = [str(warning.message) for warning in record]
+    (message,) = (text for text in messages if "in epoch 1" in text)
+    assert "number of components" in message
+    assert "learning_rate_init" not in message
+    with pytest.warns(ConvergenceWarning, match="number of components"):
+        gmje.partial_fit(X, Y)
+
+
+def test_rows_for_validation_are_not_counted_as_rows_for_components(views):
+    X, Y = (view[:11] for view in views)
+    gmje = GMJEEmbedder(10, early_stopping=True, max_iter=2, random_state=0)
+    with pytest.raises(ValueError, match="n_samples = 9 without the 2 that early_stop"):
+        gmje.fit(X, Y)
+    gmje.set_params(n_components=9).fit(X, Y)
+
+
 def test_later_batches_may_have_fewer_rows_than_components(views):
     X, Y = views
     gmje = GMJEEmbedder(10, encoder="identity", random_state=0).partial_fit(X, Y)
     gmje.partial_fit(X[:4], Y[:4])
     assert gmje.n_samples_seen_ == 304
     assert np.isfinite(gmje.score(X, Y))
+
+
+@pytest.mark.parametrize("covariance_type", ["full", "tied", "diag", "low_rank"])
+@pytest.mark.parametrize("encoder", ["identity", "linear"])
+def test_the_variance_of_a_constant_target_stays_with_every_batch(
+    encoder, covariance_type, views
+):
+    X, Y = views[0], np.column_stack([views[1][:, 0], np.full(300, 5.0)])
+    options = {"encoder": encoder, "target_encoder": "identity", "embedding_dim": 2}
+    gmje = GMJEEmbedder(
+        2, covariance_type=covariance_type, max_iter=2, random_state=0, **options
+    ).fit(X, Y)
+    mdn = MDNEmbedder(2, max_iter=2, random_state=0, **options).fit(X, Y)
+    for _ in range(10):
+        gmje.partial_fit(X, Y)
+        mdn.partial_fit(X, Y)
+    assert float(gmje.density_.variance[-1]) == pytest.approx(1e-6, rel=1e-3)
+    assert float(mdn.target_density_.variance[-1]) == pytest.approx(1e-6, rel=1e-3)
 
 
 def test_spheres_stay_spheres_in_standardised_units(views):
@@ -150,6 +291,27 @@ def test_columns_of_the_target_in_another_order_are_refused(views):
     gje = GJEEmbedder(encoder="identity").fit(X, frame)
     with pytest.raises(ValueError, match="in that order"):
         gje.score(X, frame[["v", "u"]])
+    with pytest.raises(ValueError, match="in that order"):
+        gje.partial_fit(X, frame[["v", "u"]])
+    assert gje.n_samples_seen_ == 300
+
+
+def test_columns_of_rows_of_the_context_in_another_order_are_refused(views):
+    pd = pytest.importorskip("pandas")
+    frame = pd.DataFrame(views[0], columns=["a", "b", "c"])
+    gje = GJEEmbedder(encoder="identity", target="augment").fit(frame)
+    np.testing.assert_array_equal(gje.transform_target(frame), views[0])
+    with pytest.raises(ValueError, match="in that order"):
+        gje.transform_target(frame[["b", "a", "c"]])
+
+
+def test_later_batches_leave_names_and_shape_of_the_target_as_they_were(views):
+    pd = pytest.importorskip("pandas")
+    X, y = views[0], views[1][:, :1]
+    gje = GJEEmbedder(encoder="identity", target="y").partial_fit(X, y[:, 0])
+    gje.partial_fit(X, pd.DataFrame(y, columns=["u"]))
+    assert not hasattr(gje, "target_feature_names_in_")
+    assert gje.predict(X).shape == (300,)
 
 
 def test_labels_are_not_scored_as_the_view_that_was_metadata(views):

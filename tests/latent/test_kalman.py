@@ -11,6 +11,7 @@ from skgmje.latent import (
     KalmanPrediction,
     LinearGaussianStateSpace,
     LogDet,
+    NearestNeighbour,
     filter_step,
     kalman_filter,
     kalman_smoother,
@@ -466,6 +467,17 @@ def test_an_entropy_is_added_over_all_embeddings_that_are_there():
     alone = latent_of(B7)(z, observed)
     entropy = LogDet().entropy(z[observed])
     assert (with_entropy - alone + entropy).item() == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("n_observed", [0, 1])
+def test_an_entropy_of_fewer_than_two_embeddings_is_left_out(n_observed):
+    z = torch.ones(2, 3, 1, dtype=torch.float64, requires_grad=True)
+    observed = torch.zeros(2, 3, dtype=torch.bool)
+    observed[0, :n_observed] = True
+    loss = latent_of(B7, NearestNeighbour())(z, observed)
+    assert loss.item() == pytest.approx(latent_of(B7)(z, observed).item())
+    loss.backward()
+    assert torch.isfinite(z.grad).all()
 
 
 def test_noise_of_each_embedding_is_in_units_of_the_common_one():

@@ -292,6 +292,9 @@ def test_names_of_columns_are_kept(pairs):
     names = ["linearcontrastive0", "linearcontrastive1"]
     assert list(model.transform(X).columns) == names
     assert list(model.get_feature_names_out()) == names
+    for method in (model.transform_target, lambda view: model.score(X, view)):
+        with pytest.raises(ValueError, match="in that order"):
+            method(Y[["v", "u", "w"]])
     model.fit(X, pairs[1])
     assert not hasattr(model, "target_feature_names_in_")
 

@@ -8,6 +8,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from torch import nn
 
+from skgmje.exceptions import IllDefinedCovarianceError
 from skgmje.training import Trainer
 from skgmje.views import PairedViews
 
@@ -211,6 +212,21 @@ def test_an_interrupt_ends_training_with_the_last_good_weights():
         made.run_epoch()
     good = made.model.weight.detach().clone()
     with pytest.warns(UserWarning, match="interrupted by user"):
+        run(made)
+    assert torch.equal(made.model.weight, good)
+
+
+def test_a_density_that_cannot_start_ends_training_with_its_own_reason():
+    class Unstarted(Toy):
+        def begin_epoch(self, views, epoch):
+            super().begin_epoch(views, epoch)
+            if len(self.epochs) == 2:
+                raise IllDefinedCovarianceError("Too few rows.")
+
+    made = trainer(Unstarted())
+    made.run_epoch()
+    good = made.model.weight.detach().clone()
+    with pytest.warns(ConvergenceWarning, match=r"in epoch 2; .*Too few rows\.$"):
         run(made)
     assert torch.equal(made.model.weight, good)
 
