@@ -202,8 +202,7 @@ class Trainer:
         return 0.5 * (1 + math.cos(math.pi * min(1.0, epoch / self.max_iter)))
 
     def _pass_over_batches(self) -> float:
-        if not self.model.training:
-            self.model.train()
+        self.model.train()
         order = torch.randperm(
             len(self.training_rows),
             generator=self.generator,
