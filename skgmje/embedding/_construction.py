@@ -14,13 +14,12 @@ from skgmje._backend import (
     resolve_device,
     resolve_random_state,
 )
-from skgmje._validation import validate_data
+from skgmje._validation import check_rows, check_target_names, check_target_width
 from skgmje.embedding._density import check_enough_rows
 from skgmje.embedding._encoder_construction import EncoderConstructionMixin
 from skgmje.embedding._inference import InferenceMixin
 from skgmje.embedding._model import Encoders, JointModel
 from skgmje.embedding._state import to_tensors
-from skgmje.linear._target import check_target_names, check_target_width
 from skgmje.training import Trainer, Views
 from skgmje.views import AugmentedViews, PairedViews, resolve_target
 
@@ -107,9 +106,7 @@ class ConstructionMixin(EncoderConstructionMixin, InferenceMixin):
     def _validate_views(
         self, X: Any, y: Any, target_view: Any, reset: bool
     ) -> tuple[np.ndarray, np.ndarray | None, dict[str, Any]]:
-        X = validate_data(
-            self, X, dtype=[np.float64, np.float32], ensure_min_samples=2, reset=reset
-        )
+        X = check_rows(self, X, ensure_min_samples=2, reset=reset)
         return X, *self._validate_target(X, y, target_view, reset)
 
     def _validate_target(

@@ -13,10 +13,9 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from skgmje._backend import as_numpy, make_generator, resolve_device
-from skgmje._validation import check_consistent_length, validate_data
+from skgmje._validation import check_consistent_length, check_rows, check_target
 from skgmje.embedding._model import Encoders, encode, encode_views
 from skgmje.latent import contrastive_bound, pairwise_log_prob
-from skgmje.linear._target import check_target
 from skgmje.mixture import MultivariateNormalMixture
 from skgmje.networks import Encoder
 
@@ -352,7 +351,7 @@ class InferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _check_context(self, X: Any) -> np.ndarray:
         check_is_fitted(self)
-        return validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return check_rows(self, X, reset=False)
 
     def _check_target(self, Y: Any, like: np.ndarray | None = None) -> np.ndarray:
         width = getattr(self, "n_targets_in_", self.n_features_in_)

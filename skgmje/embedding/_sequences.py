@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from skgmje._backend import as_tensor
-from skgmje._validation import check_consistent_length, column_or_1d, validate_data
+from skgmje._validation import check_consistent_length, check_rows, column_or_1d
 from skgmje.views import SequenceViews
 
 
@@ -126,10 +126,9 @@ def read_sequences(estimator: Any, X: Any, groups: Any, reset: bool) -> Sequence
             "groups says which rows of a table are a sequence, but X is in sequences "
             "already; leave groups out."
         )
-    X = validate_data(
+    X = check_rows(
         estimator,
         X,
-        dtype=[np.float64, np.float32],
         ensure_all_finite="allow-nan",
         ensure_min_samples=2 if reset else 1,
         reset=reset,

@@ -20,9 +20,9 @@ from skgmje._validation import (
     Interval,
     StrOptions,
     check_array,
+    check_rows,
     fit_context,
     unchanged_on_error,
-    validate_data,
 )
 from skgmje.io import SaveMixin
 from skgmje.linear._sources import (
@@ -192,7 +192,7 @@ class LDMICA(
             return self._solve(X)
 
     def _solve(self, X):
-        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        X = check_rows(self, X, ensure_min_samples=2)
         X = X.astype(np.float64)
         self.mean_ = X.mean(axis=0)
         first = self._first_map(X - self.mean_)
@@ -276,7 +276,7 @@ class LDMICA(
 
     def _check(self, X):
         check_is_fitted(self)
-        return validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        return check_rows(self, X, reset=False)
 
     def _log_likelihood(self, X: np.ndarray) -> np.ndarray:
         log_density = self._source_density()((X - self.mean_) @ self.components_.T)[0]

@@ -6,9 +6,8 @@ from scipy.linalg import solve_triangular
 from sklearn.base import ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from skgmje._validation import check_consistent_length, validate_data
+from skgmje._validation import check_consistent_length, check_rows, check_target
 from skgmje.linear._objectives import OBJECTIVES
-from skgmje.linear._target import check_target
 from skgmje.mixture import MultivariateNormalMixture
 
 DTYPES = [np.float64, np.float32]
@@ -230,7 +229,7 @@ class LinearInferenceMixin(ClassNamePrefixFeaturesOutMixin, TransformerMixin):
 
     def _check_context(self, X) -> np.ndarray:
         check_is_fitted(self)
-        return validate_data(self, X, dtype=DTYPES, reset=False)
+        return check_rows(self, X, reset=False)
 
     def _check_context_density(self) -> None:
         width, rank = self._scale_tril_reverse.shape

@@ -329,6 +329,12 @@ class GaussianMixture(
         self : object
             The mixture.
 
+        Raises
+        ------
+        ValueError
+            As in `fit`, and if the batch has other columns than those before. The
+            mixture stays as it was.
+
         References
         ----------
         Cappé and Moulines, *On-line expectation-maximization algorithm for latent data
@@ -365,14 +371,12 @@ class GaussianMixture(
             return None, self._read_chunks(X, sample_weight, reset)
         rows = self._check_rows(X, sample_weight, reset, ensure_min_samples=1 + reset)
         device = self._device()
-        if device.type != "cpu":
-            rows = rows.with_weight()
-            return rows, samples_in_memory(rows.to(device))
-        if isinstance(X, np.memmap):
+        if device.type == "cpu" and isinstance(X, np.memmap):
             rows = Rows(X, rows.sample_weight)
             return rows, samples_on_disk(rows)
         rows = rows.with_weight()
-        return rows, samples_in_memory(rows)
+        on_device = rows if device.type == "cpu" else rows.to(device)
+        return rows, samples_in_memory(on_device)
 
     def _read_chunks(self, X, sample_weight, reset):
         if sample_weight is not None:
