@@ -113,6 +113,18 @@ class Workers:
         return kept
 
 
+def memory_of_this_thread() -> dict[str, Any]:
+    """Return a place for arrays that are written anew at every call.
+
+    Fresh memory of megabytes is mapped page by page, which can take longer than what
+    is then computed in it.
+    """
+    return vars(_MEMORY)
+
+
+_MEMORY = threading.local()
+
+
 def map_spans(
     function: Callable[[slice, dict[str, Any]], Any], n_samples: int, work: int
 ) -> list[Any]:

@@ -279,9 +279,8 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
         order = torch.cat([given, rest])
         means, scale = self._means[..., order], self._scale.marginal(order)
         if not self.batch_shape:
-            return self._from_conditional(
-                Conditional(self._log_weights, means, scale, values)
-            )
+            joint = self._from_parts(self._log_weights, means, scale)
+            return self._from_conditional(Conditional(joint, values))
         return self._condition_each(means, scale, values.expand(*rows, len(given)))
 
     def _condition_each(self, means: Tensor, scale: Scale, values: Tensor) -> Self:

@@ -5,20 +5,22 @@ works through its span of the samples in memory of its own.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from skgmje._backend import as_tensor, blocks, map_spans, tensor_view
-from skgmje.mixture._distribution import MultivariateNormalMixture
+from skgmje._backend import BLOCK_NUMBERS, as_tensor, blocks, map_spans, tensor_view
 from skgmje.mixture._forms import DeviationForm, Groups, choose_forms
 from skgmje.mixture._standard_components import (
     LOG_ZERO_WEIGHT,
     MAX_COORDINATE,
     Components,
 )
+
+if TYPE_CHECKING:
+    from skgmje.mixture._distribution import MultivariateNormalMixture
 
 # Smaller responsibilities would be denormal products that slow the processor down.
 LOG_RESPONSIBILITY_FLOOR = -80.0
@@ -28,6 +30,8 @@ NO_SHARE = -1e24
 # Threads wait for the interpreter between blocks; that costs more than to leave the
 # inner cache.
 LARGE_BLOCK = 4
+# Larger arrays are not kept from block to block.
+MAX_KEPT_NUMBERS = 2 * LARGE_BLOCK * BLOCK_NUMBERS
 WIDE = 32
 
 
@@ -42,27 +46,34 @@ class Evaluator:
         Which second moments its statistics keep.
     forms : callable, default=choose_forms
         Splits the components by how they are evaluated.
+    by_torch : bool, default=False
+        Whether torch evaluates the blocks on the CPU, too: its threads share a block,
+        where otherwise each of ours has blocks of its own.
     """
 
     def __init__(
         self,
-        density: MultivariateNormalMixture,
+        density: "MultivariateNormalMixture",
         covariance_type: str,
         forms: Callable[[Components], Groups] = choose_forms,
+        by_torch: bool = False,
     ):
         components = Components.of(density, covariance_type)
         self.covariance_type, self.scale = covariance_type, density._scale
-        self.xp, self.device = components.xp, density._means.device
+        self.xp = torch if by_torch else components.xp
+        self.device = density._means.device
         self.n_components, self.n_features = components.means.shape
         groups = forms(components)
         self.forms = [form(components.take(index)) for form, index in groups]
+        for form in self.forms:
+            form.xp = self.xp
         # Forms write contiguous rows; this puts components back in their own order.
         order = [index for _, index in groups if index is not None]
-        self.inverse = self.xp.concatenate(order).argsort() if order else None
+        self.inverse = components.xp.concatenate(order).argsort() if order else None
         self.is_careful = any(form is DeviationForm for form, _ in groups)
         has_weight = components.log_weights > LOG_ZERO_WEIGHT
         if order:
-            has_weight = has_weight[self.xp.concatenate(order)]
+            has_weight = has_weight[components.xp.concatenate(order)]
         self.has_weight = tensor_view(has_weight)[:, None]
         self.centre = tensor_view(components.centre)[:, None]
         self.inverse_spread = 1.0 / tensor_view(components.spread)[:, None]
@@ -83,12 +94,18 @@ class Evaluator:
         work = n_samples * self.n_components * self.n_features
         return map_spans(function, n_samples, 1 if self.xp is torch else work)
 
-    def blocks(self, X: Any, span: slice, scratch: dict[str, Any]) -> Iterator["Block"]:
-        """Read the samples of a span, block by block, into the same memory."""
+    def blocks(
+        self, X: Any, span: slice, scratch: dict[str, Any], n_own: int = 0
+    ) -> Iterator["Block"]:
+        """Read the samples of a span, block by block, into the same memory.
+
+        `n_own` is how many numbers for each sample the caller adds to a working set.
+        """
         if self.xp is np and isinstance(X, Tensor):
             X = X.detach().numpy()
         block = None
-        for rows in blocks(span.stop - span.start, self.numbers_per_sample):
+        numbers = self.numbers_per_sample + n_own // LARGE_BLOCK
+        for rows in blocks(span.stop - span.start, numbers):
             rows = slice(rows.start + span.start, rows.stop + span.start)
             n_samples = rows.stop - rows.start
             if block is None or block.n_samples != n_samples:
@@ -165,16 +182,17 @@ class Block:
 
     def empty(self, name: str, n_rows: int) -> Any:
         """Memory with a column for each sample, kept from block to block by name."""
-        name = f"{name} {self.xp.__name__} {self.evaluator.device}"
-        shape, array = (n_rows, self.n_samples), self.memory.get(name)
-        if array is None or array.shape != shape:
+        name = f"{name} {self.evaluator.device}"
+        size, flat = n_rows * self.n_samples, self.memory.get(name)
+        if flat is None or len(flat) < size:
             device = self.evaluator.device
             with torch.inference_mode(False):  # other calls will write to it, too
-                array = torch.empty(shape, dtype=torch.float64, device=device)
-            if self.xp is np:  # in memory that is aligned as NumPy's own is not
-                array = array.numpy()
-            self.memory[name] = array
-        return array
+                flat = torch.empty(size, dtype=torch.float64, device=device)
+            if size <= MAX_KEPT_NUMBERS:
+                self.memory[name] = flat
+        array = flat[:size].view(n_rows, self.n_samples)
+        # NumPy's own memory is not as well aligned as torch's.
+        return array.numpy() if self.xp is np else array
 
     def parts(self, by_component: Any) -> Iterator[tuple[Any, Any, Any, Any]]:
         """Forms with their coordinates, scratch memory and rows of an array."""

@@ -45,6 +45,7 @@ class Form(ABC):
     """A way to evaluate some components and to sum up their statistics."""
 
     def __init__(self, components: Components):
+        # Blocks of samples may be in torch where parameters are in NumPy.
         self.components, self.xp = components, components.xp
         self.n_components, self.n_features = components.means.shape
 
@@ -54,7 +55,7 @@ class Form(ABC):
     n_repeated = 0
     n_scratch = 0
     n_sums: int
-    # Largest `Components.cancellation` at which all but a few of 16 digits are left.
+    # Largest `Components.cancellation()` at which all but a few of 16 digits are left.
     max_cancellation = 1e7
 
     def prepare(self, z: Any, raw: Any, scratch: Any) -> None:  # noqa: B027
@@ -203,7 +204,7 @@ class WhitenedForm(Form):
             _aligned(factor[:, start:stop, : 1 + stop].reshape(-1, 1 + stop))
             for start, stop in self.strips
         ]
-        self.constants = components.log_constants[:, None]
+        self.constants = tensor_view(components.log_constants)[:, None]
         self.n_scratch = self.n_components * min(TRIANGLE_ROWS, width)
         self.n_sums = 1 + len(self.strips)
 
@@ -213,7 +214,7 @@ class WhitenedForm(Form):
         return flat, flat.reshape(self.n_components, stop - start, -1)
 
     def log_joint(self, z: Any, scratch: Any, out: Any) -> None:
-        out[:] = self.constants
+        tensor_view(out).copy_(self.constants)
         for factor, (start, stop) in zip(self.factors, self.strips, strict=True):
             flat, by_component = self._strip(scratch, start, stop)
             _multiply_matrices(factor, z[: 1 + stop], flat)
@@ -335,7 +336,7 @@ Groups = list[tuple[type[Form], Any]]
 def choose_forms(components: Components) -> Groups:
     """Split components into those that the fast form serves well and the others."""
     form = _fast_form(components)
-    fast = components.cancellation <= form.max_cancellation
+    fast = components.cancellation() <= form.max_cancellation
     if bool(fast.all()):
         return [(form, None)]
     if components.covariance_type == "tied" or not bool(fast.any()):

@@ -3,15 +3,17 @@
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
 from skgmje._backend import tensor_view
-from skgmje.mixture._distribution import MultivariateNormalMixture
 from skgmje.mixture._low_rank import LowRankScale
 from skgmje.mixture._scale import SphericalScale
+
+if TYPE_CHECKING:
+    from skgmje.mixture._distribution import MultivariateNormalMixture
 
 # Products of larger standardised coordinates could overflow.
 MAX_COORDINATE = 1e100
@@ -37,7 +39,7 @@ class Components:
     covariance_type: str
 
     @classmethod
-    def of(cls, density: MultivariateNormalMixture, covariance_type: str):
+    def of(cls, density: "MultivariateNormalMixture", covariance_type: str):
         """Take the components of a mixture without batch dimensions."""
         log_weights: Any = density._log_weights
         means: Any = density._means
@@ -123,8 +125,10 @@ class Components:
         log_scale = self.xp.log(self._diagonal(self.factor)).sum(-1)
         return self.log_weights - log_scale - self.means.shape[1] * _HALF_LOG_2PI
 
-    @property
-    def cancellation(self) -> Any:
-        """How much larger than its value the sum of a quadratic form's terms may be."""
-        size = 1.0 + self.xp.square(self.standard_means)
+    def cancellation(self, farthest: float = 0.0) -> Any:
+        """How much larger than its value the sum of a quadratic form's terms may be.
+
+        `farthest` is how far from zero the standardised samples go, beyond one.
+        """
+        size = 1.0 + self.xp.square(self.standard_means) + farthest**2
         return (self._diagonal(self.precision) * size).sum(-1)

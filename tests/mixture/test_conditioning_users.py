@@ -26,8 +26,8 @@ from scipy.integrate import quad
 from scipy.stats import norm
 from sklearn.base import clone
 
-from skgmje import GaussianMixture, MultivariateNormalMixture
-from skgmje.mixture import _conditional
+from skgmje import GaussianMixture, MultivariateNormalMixture, _backend
+from skgmje.mixture import _given
 
 each_covariance_type = pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
 
@@ -43,7 +43,7 @@ def bumpy_lines(n_mixtures=20, n_components=4, seed=0):
 
 
 def small_blocks(monkeypatch, numbers=40):
-    monkeypatch.setattr(_conditional, "CACHED_NUMBERS", numbers)
+    monkeypatch.setattr(_given, "CACHED_NUMBERS", numbers)
 
 
 # ------------------------------------------------------------- many rows and one row
@@ -80,6 +80,126 @@ def test_answers_in_blocks_are_those_of_the_stored_batch(
     several = rest + torch.arange(4.0).reshape(4, 1, 1)
     assert_close(conditional.log_prob(several), expected.log_prob(several))
     assert_same_mixture(conditional.detach(), expected)
+
+
+def whitened_answers(monkeypatch, mixture, given, values, rest):
+    """What whitened rows give: answers of the path that has no shortcuts."""
+    with monkeypatch.context() as context:
+        context.setattr(_given, "NATURAL_WORK", np.inf)
+        return answers(mixture, given, values, rest)
+
+
+def answers(mixture, given, values, rest):
+    conditional = mixture.condition(given, values)
+    is_natural = isinstance(conditional._components._given, _given.NaturalGiven)
+    generator = torch.Generator().manual_seed(0)
+    sample, components = conditional.sample_with_components(generator=generator)
+    return is_natural, {
+        "mean": conditional.mean,
+        "log_prob": conditional.log_prob(rest),
+        "log_weights": conditional.log_weights,
+        "means": conditional.means,
+        "variance": conditional.variance,
+        "sample": sample,
+        "components": components.double(),
+    }
+
+
+@each_covariance_type
+@pytest.mark.parametrize(("n_features", "n_given"), [(5, 2), (5, 4), (5, 1)])
+def test_natural_parameters_answer_as_whitened_rows(
+    covariance_type, n_features, n_given, monkeypatch
+):
+    monkeypatch.setattr(_given, "NATURAL_WORK", 1)
+    monkeypatch.setattr(_backend, "BLOCK_NUMBERS", 1000)  # several blocks of rows
+    mixture = random_mixture(np.random.default_rng(0), covariance_type, 3, n_features)
+    points = mixture.sample([150], generator=torch.Generator().manual_seed(1))
+    order = np.random.default_rng(2).permutation(n_features)
+    given, rest = order[:n_given], np.sort(order[n_given:])
+    values, rest = points[:, given], points[:, rest]
+    natural, actual = answers(mixture, given, values, rest)
+    careful, expected = whitened_answers(monkeypatch, mixture, given, values, rest)
+    assert natural
+    assert not careful
+    for name, value in actual.items():
+        assert_close(value, expected[name], tol=1e-9)
+
+
+@each_covariance_type
+def test_rows_that_natural_parameters_would_round_are_whitened(
+    covariance_type, monkeypatch
+):
+    monkeypatch.setattr(_given, "NATURAL_WORK", 1)
+    mixture = random_mixture(np.random.default_rng(0), covariance_type, 3, 4)
+    points = random_points(np.random.default_rng(1), mixture, 30)
+    given, values, rest = [0, 2], points[:, [0, 2]], points[:, [1, 3]]
+    far = values.clone()
+    far[3] = 1e5
+    unweighted = MultivariateNormalMixture(
+        double([0.0, 0.5, 0.5]), mixture.means, **mixture.detach()._scale.parameters()
+    )
+    steep = mixture.affine(double(np.full(4, 1e9)), torch.ones(4).double())
+    narrow = mixture._from_parts(
+        mixture._log_weights, 1e6 * mixture._means, mixture._scale
+    )
+    learning = mixture._from_parts(
+        mixture._log_weights, mixture._means.clone().requires_grad_(), mixture._scale
+    )
+    for changed, rows, left in (
+        (mixture, far, rest),
+        (mixture, values.clone().requires_grad_(), rest),
+        (unweighted, values, rest),
+        (narrow, 1e6 * values, 1e6 * rest),
+        (learning, values, rest),
+        (mixture.to(torch.float32), values.float(), rest.float()),
+    ):
+        natural, actual = answers(changed, given, rows, left)
+        _, expected = whitened_answers(monkeypatch, changed, given, rows, left)
+        assert not natural
+        for name, value in actual.items():
+            assert_close(value, expected[name], tol=0.0)
+    assert answers(steep, given, 1e9 + values, 1e9 + rest)[0]
+
+
+@pytest.mark.parametrize("n_features", [9, 60])
+def test_wide_rows_are_whitened(n_features, monkeypatch):
+    monkeypatch.setattr(_given, "NATURAL_WORK", 1)
+    n_components = 3 if n_features == 9 else 40
+    weights = double(np.full(n_components, 1 / n_components))
+    means = double(np.random.default_rng(0).normal(size=(n_components, n_features)))
+    factors = torch.eye(n_features).double().expand(n_components, -1, -1)
+    mixture = MultivariateNormalMixture(weights, means, factors)
+    given = range(n_features - 1)
+    assert not answers(mixture, given, means[:, :-1], means[:, -1:])[0]
+    tied = MultivariateNormalMixture(weights, means, factors[:1])
+    assert answers(tied, given, means[:, :-1], means[:, -1:])[0]
+
+
+def test_a_far_value_that_is_asked_about_keeps_its_digits(monkeypatch):
+    monkeypatch.setattr(_given, "NATURAL_WORK", 1)
+    mixture = random_mixture(np.random.default_rng(0), "full", 3, 4)
+    points = random_points(np.random.default_rng(1), mixture, 30)
+    given, values, rest = [0, 2], points[:, [0, 2]], points[:, [1, 3]].clone()
+    rest[3] = 1e5
+    _, expected = whitened_answers(monkeypatch, mixture, given, values, rest)
+    actual = mixture.condition(given, values).log_prob(rest)
+    assert_close(actual, expected["log_prob"], tol=0.0)
+
+
+def test_answers_outlive_the_memory_they_were_computed_in(monkeypatch):
+    monkeypatch.setattr(_given, "NATURAL_WORK", 1)
+    mixture = random_mixture(np.random.default_rng(0), "full", 3, 4)
+    points = random_points(np.random.default_rng(1), mixture, 200)
+    with torch.inference_mode():
+        inner = mixture.condition([0, 2], points[:, [0, 2]])
+        first = inner.mean.clone()
+    conditional = mixture.condition([1], points[:, [1]])
+    kept = {name: getattr(conditional, name) for name in ("mean", "weights", "means")}
+    before = {name: value.clone() for name, value in kept.items()}
+    assert_close(inner.mean, first, tol=0.0)
+    assert torch.isfinite(inner.log_prob(points[:, [1, 3]])).all()
+    for name, value in kept.items():
+        assert_close(value, before[name], tol=0.0)
 
 
 @each_covariance_type
