@@ -36,8 +36,14 @@ def _global_state_untouched():
 
 
 @pytest.fixture
-def pairs():
+def pairs(views):
     """Two dependent views of 300 rows: 5 columns and 3 columns."""
+    return tuple(view.copy() for view in views)
+
+
+@pytest.fixture(scope="session")
+def views():
+    """The rows of `pairs`, for fixtures that outlive a test."""
     rng = np.random.default_rng(0)
     latent = rng.normal(size=(300, 2))
     X = latent @ rng.normal(size=(2, 5)) + 0.3 * rng.normal(size=(300, 5))

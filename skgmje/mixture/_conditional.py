@@ -7,7 +7,6 @@ the mean, the density and a draw of each row are read off the given block.
 
 import math
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,10 +19,8 @@ from skgmje.mixture._given import (
     natural_evaluator,
     natural_log_prob,
 )
+from skgmje.mixture._protocol import Mixture
 from skgmje.mixture._scale import products_by_component, recording
-
-if TYPE_CHECKING:
-    from skgmje.mixture._distribution import MultivariateNormalMixture
 
 
 class Conditional:
@@ -37,7 +34,7 @@ class Conditional:
         Values of the leading coordinates.
     """
 
-    def __init__(self, joint: "MultivariateNormalMixture", values: Tensor):
+    def __init__(self, joint: Mixture, values: Tensor):
         n_given = values.shape[-1]
         self.n_components, n_features = joint._means.shape
         self.batch_shape = values.shape[:-1]

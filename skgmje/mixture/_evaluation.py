@@ -5,7 +5,7 @@ works through its span of the samples in memory of its own.
 """
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,14 +13,12 @@ from torch import Tensor
 
 from skgmje._backend import BLOCK_NUMBERS, as_tensor, blocks, map_spans, tensor_view
 from skgmje.mixture._forms import DeviationForm, Groups, choose_forms
+from skgmje.mixture._protocol import Mixture
 from skgmje.mixture._standard_components import (
     LOG_ZERO_WEIGHT,
     MAX_COORDINATE,
     Components,
 )
-
-if TYPE_CHECKING:
-    from skgmje.mixture._distribution import MultivariateNormalMixture
 
 # Smaller responsibilities would be denormal products that slow the processor down.
 LOG_RESPONSIBILITY_FLOOR = -80.0
@@ -53,7 +51,7 @@ class Evaluator:
 
     def __init__(
         self,
-        density: "MultivariateNormalMixture",
+        density: Mixture,
         covariance_type: str,
         forms: Callable[[Components], Groups] = choose_forms,
         by_torch: bool = False,

@@ -7,7 +7,7 @@ is the row itself; whitened for each component it keeps every digit and every gr
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +15,8 @@ from torch import Tensor
 from skgmje._backend import memory_of_this_thread
 from skgmje.mixture._evaluation import Block, Evaluator
 from skgmje.mixture._low_rank import LowRankScale
+from skgmje.mixture._protocol import Mixture
 from skgmje.mixture._scale import Scale, TrilScale, moving
-
-if TYPE_CHECKING:
-    from skgmje.mixture._distribution import MultivariateNormalMixture
 
 # Numbers in the largest temporary of one block of rows: what stays in the cache, or
 # what keeps an accelerator busy.
@@ -64,7 +62,7 @@ class Given(ABC):
         """Yield the rows block by block; a block is overwritten by the next."""
 
 
-def given_rows(joint: "MultivariateNormalMixture", values: Tensor) -> Given:
+def given_rows(joint: Mixture, values: Tensor) -> Given:
     """Choose how rows of shape (n, n_given) are evaluated under a joint mixture."""
     given = given_marginal(joint, values.shape[1])
     evaluator = natural_evaluator(given, values)
@@ -73,7 +71,7 @@ def given_rows(joint: "MultivariateNormalMixture", values: Tensor) -> Given:
     return NaturalGiven(joint, values, evaluator)
 
 
-def given_marginal(joint: "MultivariateNormalMixture", n_given: int) -> Any:
+def given_marginal(joint: Mixture, n_given: int) -> Mixture:
     """Return the marginal of the leading coordinates of a mixture."""
     scale, _, _ = joint._scale.split(n_given)
     return joint._from_parts(joint._log_weights, joint._means[:, :n_given], scale)
@@ -90,7 +88,7 @@ class WhitenedGiven(Given):
         The rows.
     """
 
-    def __init__(self, joint: "MultivariateNormalMixture", values: Tensor):
+    def __init__(self, joint: Mixture, values: Tensor):
         n_given = values.shape[1]
         self.values, self.joint = values, joint
         self.means, self.offsets = joint._means.tensor_split([n_given], dim=1)
@@ -158,9 +156,7 @@ class NaturalGiven(Given):
         Of the marginal of the given coordinates, as `natural_evaluator` returns it.
     """
 
-    def __init__(
-        self, joint: "MultivariateNormalMixture", values: Tensor, evaluator: Evaluator
-    ):
+    def __init__(self, joint: Mixture, values: Tensor, evaluator: Evaluator):
         n_given = values.shape[1]
         self.values, self.evaluator, self.cross = values, evaluator, None
         means, self.offsets = joint._means.tensor_split([n_given], dim=1)
@@ -182,9 +178,7 @@ class NaturalGiven(Given):
             yield GivenBlock(block.rows, block.log_joint, block.x[None], memory)
 
 
-def natural_evaluator(
-    mixture: "MultivariateNormalMixture", values: Tensor
-) -> Evaluator | None:
+def natural_evaluator(mixture: Mixture, values: Tensor) -> Evaluator | None:
     """Return an evaluator by natural parameters where it is quick and exact enough."""
     scale, covariance_type = mixture._scale, mixture.covariance_type
     n_components, n_features = mixture._means.shape

@@ -3,17 +3,15 @@
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from skgmje._backend import tensor_view
 from skgmje.mixture._low_rank import LowRankScale
+from skgmje.mixture._protocol import Mixture
 from skgmje.mixture._scale import SphericalScale
-
-if TYPE_CHECKING:
-    from skgmje.mixture._distribution import MultivariateNormalMixture
 
 # Products of larger standardised coordinates could overflow.
 MAX_COORDINATE = 1e100
@@ -39,7 +37,7 @@ class Components:
     covariance_type: str
 
     @classmethod
-    def of(cls, density: "MultivariateNormalMixture", covariance_type: str):
+    def of(cls, density: Mixture, covariance_type: str):
         """Take the components of a mixture without batch dimensions."""
         log_weights: Any = density._log_weights
         means: Any = density._means

@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import warnings
+from functools import cache
 
 import joblib
 import numpy as np
@@ -355,11 +356,17 @@ def fit_in(space, make, pairs):
     return make(**options).fit(X, Y), X, Y
 
 
+@pytest.fixture(scope="module")
+def fitted(views):
+    """Fit each estimator in each space once, for tests that leave it as it is."""
+    return cache(lambda space, make: fit_in(space, make, views))
+
+
 @each_estimator
 @each_trip
 @each_view
-def test_copies_give_the_same_answers_to_the_bit(make, trip, space, pairs, tmp_path):
-    estimator, X, Y = fit_in(space, make, pairs)
+def test_copies_give_the_same_answers_to_the_bit(make, trip, space, fitted, tmp_path):
+    estimator, X, Y = fitted(space, make)
     again = trip(estimator, tmp_path)
     assert_same_answers(answers(again, X, Y), answers(estimator, X, Y))
     assert again.get_params() == estimator.get_params()
@@ -377,9 +384,9 @@ def test_unfitted_estimators_survive_too(make, trip, pairs, tmp_path):
 
 @each_estimator
 @each_trip
-def test_copies_are_independent(make, trip, pairs, tmp_path):
-    X, Y = pairs
-    estimator = make(**LEARNED).fit(X, Y)
+def test_copies_are_independent(make, trip, fitted, tmp_path):
+    estimator, X, Y = fitted("learned", make)
+    estimator = copy.deepcopy(estimator)
     again = trip(estimator, tmp_path)
     before = again.transform(X)
     estimator.fit(Y @ np.ones((3, 5)) + X, Y)

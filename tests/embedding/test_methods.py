@@ -2,6 +2,7 @@
 
 import pickle
 import warnings
+from functools import cache
 
 import numpy as np
 import pandas as pd
@@ -385,10 +386,16 @@ def inputs(array):
     }
 
 
+@pytest.fixture(scope="module")
+def learned(views):
+    """Fit each estimator once, for tests that leave it as it is."""
+    return cache(lambda make: make(**LEARNED).fit(*views))
+
+
 @each_estimator
 @pytest.mark.parametrize("kind", list(inputs(np.eye(2))))
-def test_unusual_containers_give_the_same_answers(make, kind, pairs):
-    plain = make(**LEARNED).fit(*pairs)
+def test_unusual_containers_give_the_same_answers(make, kind, pairs, learned):
+    plain = learned(make)
     X, Y = (inputs(view)[kind] for view in pairs)
     estimator = make(**LEARNED).fit(X, Y)
     for name in ("transform", "predict", "score_samples"):
