@@ -10,7 +10,11 @@ from sklearn.utils.validation import check_is_fitted
 from skgmje._backend import as_numpy, as_tensor, make_generator
 from skgmje._validation import check_numbers, output_adapter
 from skgmje.mixture._distribution import MultivariateNormalMixture
-from skgmje.mixture._em import MixtureParameters, covariances_of_density
+from skgmje.mixture._em import (
+    MixtureParameters,
+    covariances_of_density,
+    covariances_shape,
+)
 from skgmje.mixture._frames import (
     ConditionalFrame,
     FrameOutputMixin,
@@ -183,7 +187,7 @@ class ConditioningMixin(ConditionalDensityMixin):
             covariances, "covariances", ensure_2d=False, allow_nd=True
         )
         n_components, n_features = means.shape
-        shape = _covariances_shape(covariance_type, n_components, n_features)
+        shape = covariances_shape(covariance_type, n_components, n_features)
         for name, value, expected in (
             ("weights", weights, (n_components,)),
             ("covariances", covariances, shape),
@@ -251,7 +255,7 @@ class ConditioningMixin(ConditionalDensityMixin):
             as_numpy(density.weights),
             as_numpy(density.means),
             as_numpy(covariances_of_density(density)).reshape(
-                _covariances_shape(
+                covariances_shape(
                     self.covariance_type, len(self.weights_), len(indices)
                 )
             ),
@@ -277,19 +281,3 @@ def _as_list(features: Any) -> list[Any]:
             f"{features!r}."
         )
     return list(features)
-
-
-def _covariances_shape(
-    covariance_type: str, n_components: int, n_features: int
-) -> tuple[int, ...]:
-    shapes = {
-        "full": (n_components, n_features, n_features),
-        "tied": (n_features, n_features),
-        "diag": (n_components, n_features),
-        "spherical": (n_components,),
-    }
-    if covariance_type not in shapes:
-        raise ValueError(
-            f"covariance_type must be one of {sorted(shapes)}; got {covariance_type!r}."
-        )
-    return shapes[covariance_type]

@@ -306,13 +306,13 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
         loc : tensor of shape (D,)
             Shift.
         scale : tensor of shape (D,)
-            Positive factors.
+            Factors, none of them zero.
 
         Returns
         -------
         mixture : MultivariateNormalMixture
             The transformed mixture. Spherical components become diagonal unless all
-            factors are equal.
+            factors are of one size.
         """
         return self._from_parts(
             self._log_weights, loc + scale * self._means, self._scale.multiply(scale)

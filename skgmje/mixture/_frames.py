@@ -142,7 +142,17 @@ class ConditionalFrame:
         quantiles : data frame
             With the features as columns for one probability, and with columns such as
             ``"price_q0.05"`` for several.
+
+        Raises
+        ------
+        ValueError
+            If `q` has more than one dimension, or leaves the range.
         """
+        if np.ndim(q) > 1:
+            raise ValueError(
+                f"q must be one probability or a list of them; got {np.ndim(q)} "
+                "dimensions."
+            )
         if np.ndim(q) == 0:
             return self._frame(self.density.quantile(q))
         names = [f"{name}_q{share:g}" for name in self._names for share in q]

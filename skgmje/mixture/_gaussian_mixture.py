@@ -31,6 +31,7 @@ from skgmje.mixture._acceleration import Accelerator
 from skgmje.mixture._conditioning import ConditioningMixin
 from skgmje.mixture._em import (
     MixtureParameters,
+    covariances_shape,
     has_cancelled,
     maximization,
     statistics_of_density,
@@ -553,6 +554,13 @@ class GaussianMixture(
         device = self._device()
         by_hand = not hasattr(self, "covariances_")
         covariances = self._of_precisions() if by_hand else self.covariances_
+        expected = covariances_shape(self.covariance_type, *np.shape(self.means_))
+        if np.shape(covariances) != expected:
+            raise ValueError(
+                f"The covariances have shape {np.shape(covariances)}, but "
+                f"covariance_type={self.covariance_type!r} needs {expected}; call fit "
+                "anew after a change of covariance_type."
+            )
         return MixtureParameters(
             as_tensor(self.weights_, device),
             as_tensor(self.means_, device),

@@ -166,7 +166,9 @@ class LowRankScale(Scale):
         return given, loadings if self.rank else None, LowRankScale(rest)
 
     def multiply(self, scale: Tensor) -> "LowRankScale":
-        return LowRankScale(scale.unsqueeze(-1) * self.factor)
+        loadings = scale.unsqueeze(-1) * self.loadings
+        noise = scale.abs() * self.noise
+        return LowRankScale(torch.cat([loadings, noise.unsqueeze(-1)], dim=-1))
 
 
 def _check_pivots(root: Tensor, precision: Tensor) -> None:

@@ -204,7 +204,8 @@ class TrilScale(Scale):
         )
 
     def multiply(self, scale: Tensor) -> "TrilScale":
-        return TrilScale(scale.unsqueeze(-1) * self.factor)
+        # The signs of the columns are free; they keep the diagonal positive.
+        return TrilScale(scale.unsqueeze(-1) * self.factor * scale.sign())
 
 
 class DiagonalScale(Scale):
@@ -245,7 +246,7 @@ class DiagonalScale(Scale):
         return DiagonalScale(leading), None, DiagonalScale(rest)
 
     def multiply(self, scale: Tensor) -> "DiagonalScale":
-        return DiagonalScale(scale * self.factor)
+        return DiagonalScale(scale.abs() * self.factor)
 
 
 class SphericalScale(Scale):
@@ -285,6 +286,7 @@ class SphericalScale(Scale):
         return self, None, self
 
     def multiply(self, scale: Tensor) -> Scale:
+        scale = scale.abs()
         if not scale.requires_grad and bool((scale == scale[0]).all()):
             return SphericalScale(scale[0] * self.factor)
         return DiagonalScale(scale * self.factor.unsqueeze(-1))

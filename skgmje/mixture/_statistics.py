@@ -130,6 +130,23 @@ class MixtureParameters:
         )
 
 
+def covariances_shape(
+    covariance_type: str, n_components: int, n_features: int
+) -> tuple[int, ...]:
+    """Return the shape of covariances in scikit-learn's layout."""
+    shapes = {
+        "full": (n_components, n_features, n_features),
+        "tied": (n_features, n_features),
+        "diag": (n_components, n_features),
+        "spherical": (n_components,),
+    }
+    if covariance_type not in shapes:
+        raise ValueError(
+            f"covariance_type must be one of {sorted(shapes)}; got {covariance_type!r}."
+        )
+    return shapes[covariance_type]
+
+
 def scale_of_covariances(covariances: Tensor, covariance_type: str) -> Scale:
     """Factorise covariances that are stored in scikit-learn's layout."""
     if covariance_type in ("full", "tied"):

@@ -600,6 +600,8 @@ def test_quantiles_of_a_frame_name_their_columns(frame, mixture):
     assert list(median.columns) == ["a", "c"]
     assert median.index.equals(frame.index)
     assert_close(median.to_numpy().copy(), points[1])
+    with pytest.raises(ValueError, match="got 2 dimensions"):
+        conditional.quantile([[0.05, 0.5]])
 
 
 def test_log_density_of_a_frame_takes_columns_by_name(frame, mixture):

@@ -436,20 +436,23 @@ def test_affine_is_a_change_of_variables(covariance_type, data, equal):
     rng, mixture = data.draw(mixtures(covariance_type))
     n_features = mixture.event_shape[0]
     scale = double(np.exp(rng.uniform(-1, 1, 1 if equal else n_features)))
-    scale = scale.expand(n_features)
+    signs = double(rng.choice([-1.0, 1.0], n_features))
+    scale = signs * scale.expand(n_features)
     loc = double(rng.normal(size=n_features))
     moved = mixture.affine(loc, scale)
     points = random_points(rng, mixture, 3)
-    expected = mixture.log_prob(points) - scale.log().sum()
+    expected = mixture.log_prob(points) - scale.abs().log().sum()
     assert_close(moved.log_prob(loc + scale * points), expected)
     assert_close(moved.mean, loc + scale * mixture.mean)
     assert_close(moved.variance, scale.square() * mixture.variance)
+    covariance = scale.unsqueeze(-1) * mixture.covariance_matrix * scale
+    assert_close(moved.covariance_matrix, covariance)
 
 
 def test_affine_keeps_spherical_scales_only_if_all_factors_are_equal():
     mixture = random_mixture(np.random.default_rng(0), "spherical")
     loc = torch.zeros(3, dtype=torch.float64)
-    assert mixture.affine(loc, double([2, 2, 2])).covariance_type == "spherical"
+    assert mixture.affine(loc, double([2, -2, 2])).covariance_type == "spherical"
     assert mixture.affine(loc, double([2, 2, 3])).covariance_type == "diag"
 
 

@@ -902,6 +902,17 @@ def test_parameters_set_by_hand_as_for_scikit_learn(fitted, X, covariance_type):
     np.testing.assert_array_equal(by_hand.predict(X), mixture.predict(X))
 
 
+@each_covariance_type
+def test_another_covariance_type_needs_another_fit(X, covariance_type):
+    for other in {"full", "tied", "diag", "spherical"} - {covariance_type}:
+        mixture = GaussianMixture(5, covariance_type=covariance_type, random_state=0)
+        mixture.fit(X).set_params(covariance_type=other, warm_start=True)
+        for method in ("score_samples", "partial_fit", "fit"):
+            with pytest.raises(ValueError, match="call fit anew"):
+                getattr(mixture, method)(X)
+        mixture.set_params(warm_start=False).fit(X).score_samples(X)
+
+
 def test_tensors_get_arrays_back_whatever_scikit_learn_dispatches(X):
     tensor = torch.from_numpy(X)
     expected = GaussianMixture(2, random_state=0).fit(X)
