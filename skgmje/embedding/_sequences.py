@@ -8,7 +8,13 @@ import torch
 from torch import Tensor
 
 from skgmje._backend import as_tensor
-from skgmje._validation import check_consistent_length, check_rows, column_or_1d
+from skgmje._validation import (
+    check_array,
+    check_consistent_length,
+    check_rows,
+    column_or_1d,
+    validate_data,
+)
 from skgmje.views import SequenceViews
 
 
@@ -106,12 +112,13 @@ def read_sequences(estimator: Any, X: Any, groups: Any, reset: bool) -> Sequence
         If X has another form, if a row holds NaN in part, or if groups are given to
         what is in sequences already.
     """
-    shape, lengths, order = None, None, None
+    shape, lengths, order, names_from = None, None, None, None
     if isinstance(X, (list, tuple)) and len(X) and np.ndim(X[0]) == 2:
-        X = [np.asarray(part) for part in X]
-        _check_parts(X)
-        lengths = np.array([len(part) for part in X])
-        X = np.concatenate(X)
+        names_from = _check_names(X)
+        parts = [np.asarray(part) for part in X]
+        _check_parts(parts)
+        lengths = np.array([len(part) for part in parts])
+        X = np.concatenate(parts)
     elif getattr(X, "ndim", 2) == 3:
         X = np.asarray(X)
         shape = X.shape[:2]
@@ -126,13 +133,15 @@ def read_sequences(estimator: Any, X: Any, groups: Any, reset: bool) -> Sequence
             "groups says which rows of a table are a sequence, but X is in sequences "
             "already; leave groups out."
         )
-    X = check_rows(
-        estimator,
-        X,
-        ensure_all_finite="allow-nan",
-        ensure_min_samples=2 if reset else 1,
-        reset=reset,
-    )
+    options = {
+        "ensure_all_finite": "allow-nan",
+        "ensure_min_samples": 2 if reset else 1,
+    }
+    if names_from is None:
+        X = check_rows(estimator, X, reset=reset, **options)
+    else:
+        validate_data(estimator, names_from, reset=reset, skip_check_array=True)
+        X = check_array(X, dtype=[np.float64, np.float32], input_name="X", **options)
     _check_missing(X, reset)
     if groups is not None:
         order, lengths = _order_of_groups(groups, X)
@@ -140,6 +149,20 @@ def read_sequences(estimator: Any, X: Any, groups: Any, reset: bool) -> Sequence
     elif lengths is None:
         lengths = np.ones(len(X), dtype=np.int64)
     return Sequences(X, lengths.astype(np.int64), shape, order)
+
+
+def _check_names(parts: Any) -> Any:
+    """Refuse tables of different columns; return one of them, or any part."""
+    tables = [part for part in parts if hasattr(part, "columns")]
+    # The columns of an Arrow table are its arrays.
+    names = [list(getattr(t, "column_names", t.columns)) for t in tables]
+    for others in names[1:]:
+        if others != names[0]:
+            raise ValueError(
+                "All sequences must have the same columns in the same order; got "
+                f"{names[0]} and {others}."
+            )
+    return [*tables, parts[0]][0]
 
 
 def _check_parts(parts: list[np.ndarray]) -> None:

@@ -3,6 +3,9 @@
 import pickle
 
 import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
 import pytest
 import sklearn
 import torch
@@ -469,8 +472,25 @@ def test_groups_are_routed():
     assert score == pytest.approx(alone.score(scaled, groups=groups))
 
 
+@pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table])
+def test_columns_of_a_list_of_tables_are_known_by_name(make):
+    steps = np.random.default_rng(0).normal(size=(2, 30, 2)) * [1.0, 10.0]
+    tables = [make({"a": part[:, 0], "b": part[:, 1]}) for part in steps]
+    swapped = [make({"b": part[:, 1], "a": part[:, 0]}) for part in steps]
+    with pytest.raises(ValueError, match="the same columns in the same order"):
+        quick().fit([tables[0], swapped[1]])
+    estimator = quick().fit(tables)
+    assert estimator.n_features_in_ == 2
+    if make is not pa.table:  # scikit-learn reads no names of these
+        assert list(estimator.feature_names_in_) == ["a", "b"]
+        with pytest.raises(ValueError, match="must be in the same order"):
+            estimator.transform(swapped)
+    with pytest.raises(ValueError, match="the same columns in the same order"):
+        estimator.transform([swapped[0], tables[1]])
+    assert estimator.score(tables) == quick().fit(list(steps)).score(list(steps))
+
+
 def test_names_and_data_frames():
-    pd = pytest.importorskip("pandas")
     X = circles()[0].reshape(-1, 3)
     groups = np.repeat(np.arange(12), 20)
     frame = pd.DataFrame(X, columns=["a", "b", "c"], index=np.arange(240) + 7)
