@@ -149,6 +149,9 @@ class LinearContrastive(LinearInferenceMixin, SaveMixin, BaseEstimator):
     array([1.38, 1.3 ])
     """
 
+    # A pipeline asks about sample_weight=None, too, which the score does not take.
+    __metadata_request__score = {"sample_weight": None}  # noqa: RUF012
+
     _parameter_constraints: dict = {  # noqa: RUF012
         "objective": [StrOptions(set(OBJECTIVES))],
         "rank": [Interval(Integral, 1, None, closed="left"), None],

@@ -133,6 +133,9 @@ class LDMICA(
     array([1., 1.])
     """
 
+    # A pipeline asks about sample_weight=None, too, which the score does not take.
+    __metadata_request__score = {"sample_weight": None}  # noqa: RUF012
+
     _parameter_constraints: dict = {  # noqa: RUF012
         "n_components": [Interval(Integral, 1, None, closed="left"), None],
         "density": [StrOptions({"auto", *SOURCE_DENSITIES}), callable],

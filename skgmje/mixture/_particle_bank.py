@@ -125,6 +125,9 @@ class ParticleBank(ConditionalDensityMixin, SaveMixin, DensityMixin, BaseEstimat
     (300, 2)
     """
 
+    # A pipeline asks about sample_weight=None, too, which the score does not take.
+    __metadata_request__score = {"sample_weight": None}  # noqa: RUF012
+
     _parameter_constraints: dict = {  # noqa: RUF012
         "n_particles": [Interval(numbers.Integral, 1, None, closed="left")],
         "bandwidth": [

@@ -38,8 +38,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
-from skgmje import GMJEEmbedder
+from skgmje import LDMICA, GMJEEmbedder, LinearContrastive
 from skgmje.exceptions import IgnoredTargetWarning
+from skgmje.mixture import ParticleBank
 
 each_estimator = pytest.mark.parametrize("make", MAKERS.values(), ids=MAKERS)
 LEARNED = {"encoder": "mlp", "target_encoder": "linear", "embedding_dim": 2}
@@ -232,6 +233,16 @@ def test_a_pipeline_that_ends_in_an_embedder_routes_target_view_to_its_score(
     assert score == pytest.approx(
         make(encoder="identity").fit(scaled, Y).score(scaled, Y)
     )
+
+
+@pytest.mark.parametrize("estimator", [LinearContrastive(), LDMICA(), ParticleBank(9)])
+def test_pipelines_that_end_in_other_estimators_have_a_score(estimator, pairs):
+    X, Y = pairs
+    pipeline = make_pipeline(StandardScaler(), estimator).fit(X, Y)
+    plain = pipeline.score(X, Y)
+    with config_context(enable_metadata_routing=True):
+        assert pipeline.score(X, Y) == plain
+        assert np.isfinite(cross_val_score(pipeline, X, Y, cv=FOLDS)).all()
 
 
 @each_estimator
