@@ -14,9 +14,7 @@ from torch import Tensor
 from skgmje.mixture._given import (
     Given,
     WhitenedGiven,
-    given_marginal,
     given_rows,
-    natural_evaluator,
     natural_log_prob,
 )
 from skgmje.mixture._protocol import Mixture
@@ -89,15 +87,9 @@ class Conditional:
         n_given, n_rest = self._values.shape[1], self.event_shape[0]
         value = value.reshape(-1, n_rest)
         joint_values = torch.cat([self._values, value], dim=-1)
-        joint = natural_evaluator(self._joint, joint_values)
-        given = joint and natural_evaluator(
-            given_marginal(self._joint, n_given), self._values
-        )
-        if joint and given:
-            joint_log_prob = natural_log_prob(joint, joint_values)
-            return self._of_rows(
-                [joint_log_prob - natural_log_prob(given, self._values)]
-            )
+        natural = natural_log_prob(self._joint, joint_values, n_given)
+        if natural is not None:
+            return self._of_rows([natural])
         rows = WhitenedGiven(self._joint, self._values)
         log_norm = self.rest_scale.log_determinant(n_rest).unsqueeze(-1)
         log_norm = log_norm + 0.5 * n_rest * math.log(2 * math.pi)

@@ -114,6 +114,15 @@ class NaturalForm(Form):
         natural = self.xp.concatenate([products, constants[:, None], linear], axis=1)
         self.natural = _aligned(natural)
 
+    def places_of(self, leading: "NaturalForm") -> Tensor:
+        """Columns of `natural` that are those of a form of the leading features."""
+        width = leading.n_features
+        products = torch.arange(width)
+        if self.components.has_triangles:
+            (rows, columns), _ = _pairs(width, None)
+            products = self.square[rows, columns]
+        return torch.cat([products, self.n_products + torch.arange(1 + width)])
+
     def prepare(self, z: Any, raw: Any, scratch: Any) -> None:
         products, x = z[: self.n_products], z[self.n_products + 1 :]
         if not self.components.has_triangles:

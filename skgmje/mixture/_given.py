@@ -14,9 +14,11 @@ from torch import Tensor
 
 from skgmje._backend import memory_of_this_thread
 from skgmje.mixture._evaluation import Block, Evaluator
+from skgmje.mixture._forms import NaturalForm
 from skgmje.mixture._low_rank import LowRankScale
 from skgmje.mixture._protocol import Mixture
 from skgmje.mixture._scale import Scale, TrilScale, moving
+from skgmje.mixture._standard_components import Components
 
 # Numbers in the largest temporary of one block of rows: what stays in the cache, or
 # what keeps an accelerator busy.
@@ -173,9 +175,9 @@ class NaturalGiven(Given):
     def blocks(self) -> Iterator[GivenBlock]:
         n_components, n_given = self.evaluator.n_components, self.values.shape[1]
         n_own = n_components * n_given
-        for block in evaluated_blocks(self.evaluator, self.values, n_own):
+        for block in natural_blocks(self.evaluator, self.values, n_own):
             memory = block.empty("causes", n_own).view(n_components, n_given, -1)
-            yield GivenBlock(block.rows, block.log_joint, block.x[None], memory)
+            yield GivenBlock(block.rows, block.evaluate(), block.x[None], memory)
 
 
 def natural_evaluator(mixture: Mixture, values: Tensor) -> Evaluator | None:
@@ -203,17 +205,32 @@ def natural_evaluator(mixture: Mixture, values: Tensor) -> Evaluator | None:
     return evaluator if bool((loss <= MAX_CANCELLATION).all()) else None
 
 
-def natural_log_prob(evaluator: Evaluator, values: Tensor) -> Tensor:
-    """Log-densities of rows by an evaluator that `natural_evaluator` returned."""
-    blocks = evaluated_blocks(evaluator, values)
-    return torch.cat([block.log_joint.logsumexp(0) for block in blocks])
+def natural_log_prob(joint: Mixture, values: Tensor, n_given: int) -> Tensor | None:
+    """Return log-densities of values given the first of them, or None as above.
+
+    The density of all values over that of the given ones: both are sums of the same
+    products of coordinates.
+    """
+    evaluator = natural_evaluator(joint, values)
+    form = evaluator and evaluator.forms[0]
+    if evaluator is None or not isinstance(form, NaturalForm):
+        return None
+    marginal = given_marginal(joint, n_given)
+    given = NaturalForm(Components.of(marginal, joint.covariance_type))
+    both = torch.zeros(2, *form.natural.shape, dtype=torch.float64)
+    both[0] = form.natural
+    both[1, :, form.places_of(given)] = given.natural
+    log_prob = []
+    for block in natural_blocks(evaluator, values):
+        log_joint = both.flatten(0, 1) @ block.z[: both.shape[2]]
+        log_joint, log_given = log_joint.unflatten(0, (2, -1)).logsumexp(1)
+        log_prob.append(log_joint - log_given)
+    return torch.cat(log_prob)
 
 
-def evaluated_blocks(
+def natural_blocks(
     evaluator: Evaluator, values: Tensor, n_own: int = 0
 ) -> Iterator[Block]:
-    """Yield blocks of rows with their log-joint."""
+    """Yield blocks of rows."""
     whole, memory = slice(0, len(values)), memory_of_this_thread()
-    for block in evaluator.blocks(values, whole, memory, n_own):
-        block.evaluate()
-        yield block
+    yield from evaluator.blocks(values, whole, memory, n_own)
