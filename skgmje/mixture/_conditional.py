@@ -15,8 +15,8 @@ from skgmje.mixture._given import (
     Given,
     WhitenedGiven,
     given_rows,
-    natural_log_prob,
 )
+from skgmje.mixture._natural import natural_conditional_log_prob
 from skgmje.mixture._protocol import Mixture
 from skgmje.mixture._scale import products_by_component, recording
 
@@ -87,7 +87,7 @@ class Conditional:
         n_given, n_rest = self._values.shape[1], self.event_shape[0]
         value = value.reshape(-1, n_rest)
         joint_values = torch.cat([self._values, value], dim=-1)
-        natural = natural_log_prob(self._joint, joint_values, n_given)
+        natural = natural_conditional_log_prob(self._joint, joint_values, n_given)
         if natural is not None:
             return self._of_rows([natural])
         rows = WhitenedGiven(self._joint, self._values)

@@ -11,6 +11,7 @@ from torch.distributions import constraints
 from skgmje.mixture._base import MixtureBase
 from skgmje.mixture._conditional import Conditional
 from skgmje.mixture._indices import check_indices, remaining_indices
+from skgmje.mixture._natural import natural_log_prob
 from skgmje.mixture._scale import Scale, moving, take_component
 from skgmje.mixture._uncertainty import UncertaintyMixin
 
@@ -155,6 +156,7 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
                 f"Points must have {self._event_shape[0]} coordinates; got shape "
                 f"{tuple(value.shape)}."
             )
+        value = value.to(self._options["dtype"])
         distance = _squared_distance(value, self._means, self._scale)
         n_features = self._event_shape[0]
         return (
@@ -178,11 +180,16 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
         """
         if self._validate_args:
             self._validate_sample(value)
+        value = value.to(self._options["dtype"])
         if (
             isinstance(self._components, Conditional)
             and value.shape == self.batch_shape + self.event_shape
         ):
             return self._components.log_prob(value)
+        if not self.batch_shape and value.shape[-1:] == self.event_shape:
+            log_prob = natural_log_prob(self, value.reshape(-1, value.shape[-1]))
+            if log_prob is not None:
+                return log_prob.reshape(value.shape[:-1])
         return self._log_joint(value).logsumexp(-1)
 
     def responsibilities(self, value: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from scipy.stats import norm
 from sklearn.base import clone
 
 from skgmje import GaussianMixture, MultivariateNormalMixture, _backend
-from skgmje.mixture import _given
+from skgmje.mixture import _given, _natural
 
 each_covariance_type = pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
 
@@ -85,7 +85,7 @@ def test_answers_in_blocks_are_those_of_the_stored_batch(
 def whitened_answers(monkeypatch, mixture, given, values, rest):
     """What whitened rows give: answers of the path that has no shortcuts."""
     with monkeypatch.context() as context:
-        context.setattr(_given, "NATURAL_WORK", np.inf)
+        context.setattr(_natural, "NATURAL_WORK", np.inf)
         return answers(mixture, given, values, rest)
 
 
@@ -110,7 +110,7 @@ def answers(mixture, given, values, rest):
 def test_natural_parameters_answer_as_whitened_rows(
     covariance_type, n_features, n_given, monkeypatch
 ):
-    monkeypatch.setattr(_given, "NATURAL_WORK", 1)
+    monkeypatch.setattr(_natural, "NATURAL_WORK", 1)
     monkeypatch.setattr(_backend, "BLOCK_NUMBERS", 1000)  # several blocks of rows
     mixture = random_mixture(np.random.default_rng(0), covariance_type, 3, n_features)
     points = mixture.sample([150], generator=torch.Generator().manual_seed(1))
@@ -126,10 +126,30 @@ def test_natural_parameters_answer_as_whitened_rows(
 
 
 @each_covariance_type
+def test_densities_of_many_rows_are_those_of_few(covariance_type, monkeypatch):
+    mixture = random_mixture(np.random.default_rng(0), covariance_type, 3, 4)
+    points = mixture.sample([10, 15], generator=torch.Generator().manual_seed(1))
+    points[3, 2] = 1e5  # too far for natural parameters, as are all rows beside it
+    careful = mixture.log_prob(points)
+    expected = mixture._log_joint(points).logsumexp(-1)
+    assert_close(careful, expected, tol=0.0)
+    monkeypatch.setattr(_natural, "NATURAL_WORK", 1)
+    monkeypatch.setattr(_backend, "BLOCK_NUMBERS", 1000)
+    assert_close(mixture.log_prob(points), careful, tol=0.0)
+    actual, near = mixture.log_prob(points[4:]), expected[4:]
+    assert _natural.natural_evaluator(mixture, points[4:].flatten(0, 1)) is not None
+    assert_close(actual, near, tol=1e-9)
+    single = points[4:].float()
+    assert_close(mixture.log_prob(single), mixture.log_prob(single.double()), tol=0.0)
+    with pytest.raises(ValueError, match="must have 4 coordinates"):
+        mixture.detach().log_prob(points[..., :3])  # one that checks no arguments
+
+
+@each_covariance_type
 def test_rows_that_natural_parameters_would_round_are_whitened(
     covariance_type, monkeypatch
 ):
-    monkeypatch.setattr(_given, "NATURAL_WORK", 1)
+    monkeypatch.setattr(_natural, "NATURAL_WORK", 1)
     mixture = random_mixture(np.random.default_rng(0), covariance_type, 3, 4)
     points = random_points(np.random.default_rng(1), mixture, 30)
     given, values, rest = [0, 2], points[:, [0, 2]], points[:, [1, 3]]
@@ -163,7 +183,7 @@ def test_rows_that_natural_parameters_would_round_are_whitened(
 
 @pytest.mark.parametrize("n_features", [9, 60])
 def test_wide_rows_are_whitened(n_features, monkeypatch):
-    monkeypatch.setattr(_given, "NATURAL_WORK", 1)
+    monkeypatch.setattr(_natural, "NATURAL_WORK", 1)
     n_components = 3 if n_features == 9 else 40
     weights = double(np.full(n_components, 1 / n_components))
     means = double(np.random.default_rng(0).normal(size=(n_components, n_features)))
@@ -176,7 +196,7 @@ def test_wide_rows_are_whitened(n_features, monkeypatch):
 
 
 def test_a_far_value_that_is_asked_about_keeps_its_digits(monkeypatch):
-    monkeypatch.setattr(_given, "NATURAL_WORK", 1)
+    monkeypatch.setattr(_natural, "NATURAL_WORK", 1)
     mixture = random_mixture(np.random.default_rng(0), "full", 3, 4)
     points = random_points(np.random.default_rng(1), mixture, 30)
     given, values, rest = [0, 2], points[:, [0, 2]], points[:, [1, 3]].clone()
@@ -187,7 +207,7 @@ def test_a_far_value_that_is_asked_about_keeps_its_digits(monkeypatch):
 
 
 def test_answers_outlive_the_memory_they_were_computed_in(monkeypatch):
-    monkeypatch.setattr(_given, "NATURAL_WORK", 1)
+    monkeypatch.setattr(_natural, "NATURAL_WORK", 1)
     mixture = random_mixture(np.random.default_rng(0), "full", 3, 4)
     points = random_points(np.random.default_rng(1), mixture, 200)
     with torch.inference_mode():
