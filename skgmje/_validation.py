@@ -11,6 +11,7 @@ import numpy as np
 from sklearn import config_context
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils import validation
+from sklearn.utils._missing import is_pandas_na, is_scalar_nan
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils._set_output import _get_container_adapter
 from sklearn.utils._set_output import _SetOutputMixin as SetOutputMixin
@@ -32,6 +33,7 @@ __all__ = [
     "check_target_width",
     "column_or_1d",
     "fit_context",
+    "is_missing",
     "output_adapter",
     "unchanged_on_error",
     "validate_data",
@@ -65,6 +67,11 @@ check_array = _to_numpy(validation.check_array)
 check_consistent_length = _to_numpy(validation.check_consistent_length)
 column_or_1d = _to_numpy(validation.column_or_1d)
 validate_data = _to_numpy(validation.validate_data)
+
+
+def is_missing(value: Any) -> bool:
+    """Say whether a single value is None, NaN or pandas' NA."""
+    return value is None or is_scalar_nan(value) or is_pandas_na(value)
 
 
 def check_numbers(X: Any, input_name: str, **options: Any) -> np.ndarray:

@@ -36,13 +36,13 @@ def _global_state_untouched():
 
 
 @pytest.fixture
-def pairs(views):
+def pairs(rows_of_pairs):
     """Two dependent views of 300 rows: 5 columns and 3 columns."""
-    return tuple(view.copy() for view in views)
+    return tuple(view.copy() for view in rows_of_pairs)
 
 
 @pytest.fixture(scope="session")
-def views():
+def rows_of_pairs():
     """The rows of `pairs`, for fixtures that outlive a test."""
     rng = np.random.default_rng(0)
     latent = rng.normal(size=(300, 2))

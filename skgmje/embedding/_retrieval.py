@@ -1,5 +1,7 @@
 """Questions that a contrastive model answers with rows given after the fit."""
 
+import numpy as np
+
 from skgmje.embedding._index import EmbeddingIndex
 
 
@@ -106,5 +108,16 @@ class RetrievalMixin:
         -------
         classes : ndarray of shape (n_samples,)
             Rows of `class_targets`.
+
+        Raises
+        ------
+        ValueError
+            If `class_prior` has another length than `class_targets`.
         """
+        n_classes = len(class_targets)
+        if class_prior is not None and np.shape(class_prior) != (n_classes,):
+            raise ValueError(
+                f"class_prior must have one probability for each of the {n_classes} "
+                f"classes; got shape {np.shape(class_prior)}."
+            )
         return self.index_targets(class_targets, class_prior).weights(X).argmax(1)

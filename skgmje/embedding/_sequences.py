@@ -1,5 +1,6 @@
 """What a user calls sequences, as rows one after the other and back."""
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,9 +14,13 @@ from skgmje._validation import (
     check_consistent_length,
     check_rows,
     column_or_1d,
+    is_missing,
     validate_data,
 )
 from skgmje.views import SequenceViews
+
+# Index types of pandas that say that rows follow each other in time.
+TIME_INDICES = ("DatetimeIndex", "PeriodIndex", "TimedeltaIndex")
 
 
 @dataclass
@@ -128,6 +133,8 @@ def read_sequences(estimator: Any, X: Any, groups: Any, reset: bool) -> Sequence
             )
         lengths = np.full(shape[0], shape[1])
         X = X.reshape(-1, X.shape[2])
+    if reset and lengths is None and groups is None:
+        _warn_of_time(X)
     if lengths is not None and groups is not None:
         raise ValueError(
             "groups says which rows of a table are a sequence, but X is in sequences "
@@ -149,6 +156,17 @@ def read_sequences(estimator: Any, X: Any, groups: Any, reset: bool) -> Sequence
     elif lengths is None:
         lengths = np.ones(len(X), dtype=np.int64)
     return Sequences(X, lengths.astype(np.int64), shape, order)
+
+
+def _warn_of_time(X: Any) -> None:
+    """Warn where rows that stand in time would be sequences of one step."""
+    if type(getattr(X, "index", None)).__name__ in TIME_INDICES:
+        warnings.warn(
+            "X has an index of times, but without groups every row is a sequence of "
+            "its own; pass [X] if all rows are one sequence, or groups.",
+            UserWarning,
+            stacklevel=6,
+        )
 
 
 def _check_names(parts: Any) -> Any:
@@ -193,6 +211,10 @@ def _check_missing(rows: np.ndarray, is_fit: bool) -> None:
 
 def _order_of_groups(groups: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     groups = column_or_1d(groups)
+    if any(map(is_missing, groups.tolist())):
+        raise ValueError(
+            "groups has missing values; give every row the sequence that it belongs to."
+        )
     check_consistent_length(rows, groups)
     _, sequence, lengths = np.unique(groups, return_inverse=True, return_counts=True)
     return np.argsort(sequence, kind="stable"), lengths

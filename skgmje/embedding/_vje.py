@@ -417,6 +417,8 @@ class VJEEmbedder(JointDensityEmbedder):
         """
         if y is not None or self.novelty == "density":
             return super().score_samples(X, y)
+        if self.novelty not in NOVELTIES:  # set after the fit
+            self._validate_params()
         return self._novelty_scores(self.novelty, X)
 
     def _novelty_scores(self, name: str, X: Any, y: Any = None) -> np.ndarray:

@@ -197,7 +197,8 @@ class LDMICA(
     def _solve(self, X):
         X = check_rows(self, X, ensure_min_samples=2)
         X = X.astype(np.float64)
-        self.mean_ = X.mean(axis=0)
+        # From the first row, so that a constant column is zero to the last bit.
+        self.mean_ = X[0] + (X - X[0]).mean(axis=0)
         first = self._first_map(X - self.mean_)
         S = (X - self.mean_) @ first.T
         if self.whiten and isinstance(self.density, str):
@@ -241,6 +242,11 @@ class LDMICA(
         """
         check_is_fitted(self)
         S = check_array(S, dtype=[np.float64, np.float32], input_name="S")
+        if S.shape[1] != len(self.components_):
+            raise ValueError(
+                f"S has {S.shape[1]} columns, but LDMICA found {len(self.components_)} "
+                "sources."
+            )
         return (S @ self.mixing_.T + self.mean_).astype(S.dtype, copy=False)
 
     def score_samples(self, X):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from skgmje._backend import as_tensor
 from skgmje.mixture._conditional import Conditional
 from skgmje.mixture._low_rank import LowRankScale
 from skgmje.mixture._scale import DiagonalScale, Scale, SphericalScale, TrilScale
@@ -151,6 +152,13 @@ class MixtureBase(Distribution):
         }
 
     # ------------------------------------------------------------------ parameters
+
+    def _points(self, value: Any) -> Tensor:
+        """Return points in the dtype of the mixture; arrays become tensors."""
+        dtype, device = self._options.values()
+        if isinstance(value, Tensor):
+            return value.to(dtype)
+        return as_tensor(value, device, dtype)
 
     @property
     def _log_weights(self) -> Tensor:

@@ -40,8 +40,9 @@ class ConditionalDensityMixin(FrameOutputMixin):
         given : int, str or sequence of these
             The features that are known, by index or by column name, in any order.
         X_given : array-like of shape (n_samples, n_given)
-            Their values, in that order. One row may be passed as one dimension. Where
-            the features are named, the columns of a data frame are taken by name.
+            Their values, in that order. One dimension is one row or, of one feature,
+            its values in all rows. Where the features are named, the columns of a data
+            frame are taken by name.
 
         Returns
         -------
@@ -71,9 +72,14 @@ class ConditionalDensityMixin(FrameOutputMixin):
         index = row_index(X_given)
         X_given = select_columns(X_given, given, "X_given")
         if np.ndim(X_given) < 2:
-            X_given = np.reshape(X_given, (1, -1))
+            X_given = np.reshape(X_given, (-1, 1) if len(given) == 1 else (1, -1))
         X_given = check_numbers(X_given, "X_given", ensure_min_features=0)
         check_range(X_given, "X_given")
+        if X_given.shape[1] != len(given):
+            raise ValueError(
+                f"X_given must have {len(given)} columns, one for each of {given}; got "
+                f"shape {X_given.shape}, where one dimension is read as one row."
+            )
         density = self.density_.condition(indices, as_tensor(X_given, self._device()))
         adapter = output_adapter(self)
         if adapter is None:
@@ -83,7 +89,7 @@ class ConditionalDensityMixin(FrameOutputMixin):
 
     def _feature_indices(self, features: list[Any]) -> list[int]:
         names = list(getattr(self, "feature_names_in_", []))
-        indices = []
+        indices: list[int] = []
         for feature in features:
             if isinstance(feature, (int, np.integer)) and not isinstance(feature, bool):
                 indices.append(int(feature))
@@ -94,6 +100,8 @@ class ConditionalDensityMixin(FrameOutputMixin):
                     f"Feature {feature!r} is unknown; the mixture was fitted on "
                     f"{names or 'data without column names, so use indices'}."
                 )
+        if len(set(indices)) < len(indices):
+            raise ValueError(f"Features must not repeat; got {features}.")
         return indices
 
     def sample(self, n_samples=1, *, random_state=None):

@@ -138,7 +138,7 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
 
         Parameters
         ----------
-        value : tensor of shape (\*sample, \*batch, D)
+        value : tensor or array-like of shape (\*sample, \*batch, D)
             Points.
 
         Returns
@@ -151,12 +151,12 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
         ValueError
             If the points have another number of coordinates.
         """
+        value = self._points(value)
         if value.shape[-1:] != self._event_shape:
             raise ValueError(
                 f"Points must have {self._event_shape[0]} coordinates; got shape "
                 f"{tuple(value.shape)}."
             )
-        value = value.to(self._options["dtype"])
         distance = _squared_distance(value, self._means, self._scale)
         n_features = self._event_shape[0]
         return (
@@ -170,7 +170,7 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
 
         Parameters
         ----------
-        value : tensor of shape (\*sample, \*batch, D)
+        value : tensor or array-like of shape (\*sample, \*batch, D)
             Points.
 
         Returns
@@ -178,9 +178,9 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
         log_prob : tensor of shape (\*sample, \*batch)
             Log-densities in nats.
         """
+        value = self._points(value)
         if self._validate_args:
             self._validate_sample(value)
-        value = value.to(self._options["dtype"])
         if (
             isinstance(self._components, Conditional)
             and value.shape == self.batch_shape + self.event_shape
@@ -197,7 +197,7 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
 
         Parameters
         ----------
-        value : tensor of shape (\*sample, \*batch, D)
+        value : tensor or array-like of shape (\*sample, \*batch, D)
             Points.
 
         Returns

@@ -228,19 +228,9 @@ class GrowingNeuralGas(
         ValueError
             If X has fewer than two rows, or holds NaN or infinities.
         """
-        X = self._check_rows(X, reset=True, ensure_min_samples=2)
-        random_state = resolve_random_state(self.random_state)
-        frame = Frame.of(X)
-        z = frame.enter(X)
-        n_nodes = min(self.n_nodes, max(2, len(z) // ROWS_PER_NODE))
-        graph = self._start(frame, z, random_state, n_nodes)
-        with one_thread(z.device):
-            for _ in range(self.max_iter):
-                for rows in self._draws(len(z), n_nodes, random_state):
-                    graph.step(z[torch.as_tensor(rows, device=z.device)])
-        graph.settle(z)
-        self.n_iter_ = self.max_iter
-        return self._store(graph, frame, z)
+        with unchanged_on_error(self):
+            self._fit(X)
+        return self
 
     @fit_context(prefer_skip_nested_validation=True)
     def partial_fit(self, X, y=None):
@@ -266,6 +256,26 @@ class GrowingNeuralGas(
         ValueError
             If X holds NaN or infinities, or if the first batch has fewer than two rows.
         """
+        with unchanged_on_error(self):
+            self._partial_fit(X)
+        return self
+
+    def _fit(self, X):
+        X = self._check_rows(X, reset=True, ensure_min_samples=2)
+        random_state = resolve_random_state(self.random_state)
+        frame = Frame.of(X)
+        z = frame.enter(X)
+        n_nodes = min(self.n_nodes, max(2, len(z) // ROWS_PER_NODE))
+        graph = self._start(frame, z, random_state, n_nodes)
+        with one_thread(z.device):
+            for _ in range(self.max_iter):
+                for rows in self._draws(len(z), n_nodes, random_state):
+                    graph.step(z[torch.as_tensor(rows, device=z.device)])
+        graph.settle(z)
+        self.n_iter_ = self.max_iter
+        self._store(graph, frame, z)
+
+    def _partial_fit(self, X):
         first = not hasattr(self, "nodes_")
         X = self._check_rows(X, reset=first, ensure_min_samples=2 if first else 1)
         if first:
@@ -280,7 +290,7 @@ class GrowingNeuralGas(
         with one_thread(z.device):
             graph.step(z)
         self.n_iter_ += 1
-        return self._store(graph, frame, z)
+        self._store(graph, frame, z)
 
     def _start(self, frame, z, random_state, n_nodes):
         """Return a graph of two nodes."""
@@ -310,9 +320,8 @@ class GrowingNeuralGas(
 
     def _check_rows(self, X, reset=False, ensure_min_samples=1):
         """Return checked samples as a float64 tensor."""
-        with unchanged_on_error(self):
-            X = check_rows(self, X, reset=reset, ensure_min_samples=ensure_min_samples)
-            check_range(X, "X")
+        X = check_rows(self, X, reset=reset, ensure_min_samples=ensure_min_samples)
+        check_range(X, "X")
         return as_tensor(X, resolve_device(self.device))
 
     # ----------------------------------------------------------------------- state
@@ -336,7 +345,6 @@ class GrowingNeuralGas(
         distance, node = graph.nearest(z)
         self.labels_ = self.node_labels_[as_numpy(node[:, 0])]
         self.quantization_error_ = frame.unit * float(distance.square().mean().sqrt())
-        return self
 
     def _graph(self) -> Any:
         """Return the stored graph, in a frame of its own."""

@@ -203,20 +203,7 @@ class ParticleBank(ConditionalDensityMixin, SaveMixin, DensityMixin, BaseEstimat
         samples; they are gathered, and all processes end with the same bank.
         """
         with unchanged_on_error(self):
-            X = self._check(X, reset=True)
-            bank = self._new_bank(X.shape[1])
-        random_state = resolve_random_state(self.random_state)
-        seed = int(random_state.randint(np.iinfo(np.int32).max))
-        X, seed = np.concatenate(all_gather(X)), all_gather(seed)[0]
-        order = np.random.RandomState(seed).permutation(len(X))
-        z = as_tensor(X[order], self._device())
-        bank.initialize(z[: self.n_particles], seed)
-        rest = z[self.n_particles :]
-        self._take_in(bank, rest)
-        if len(rest):
-            for _ in range(self.n_refinements):
-                bank.refine(z)
-        self._store(bank)
+            self._fit(X)
         return self
 
     @fit_context(prefer_skip_nested_validation=True)
@@ -237,11 +224,28 @@ class ParticleBank(ConditionalDensityMixin, SaveMixin, DensityMixin, BaseEstimat
         """
         if not hasattr(self, "particles_"):
             return self.fit(X)
-        X = np.concatenate(all_gather(self._check(X, reset=False)))
-        bank = self._stored()
-        self._take_in(bank, as_tensor(X, self._device()))
-        self._store(bank)
+        with unchanged_on_error(self):
+            X = np.concatenate(all_gather(self._check(X, reset=False)))
+            bank = self._stored()
+            self._take_in(bank, as_tensor(X, self._device()))
+            self._store(bank)
         return self
+
+    def _fit(self, X):
+        X = self._check(X, reset=True)
+        bank = self._new_bank(X.shape[1])
+        random_state = resolve_random_state(self.random_state)
+        seed = int(random_state.randint(np.iinfo(np.int32).max))
+        X, seed = np.concatenate(all_gather(X)), all_gather(seed)[0]
+        order = np.random.RandomState(seed).permutation(len(X))
+        z = as_tensor(X[order], self._device())
+        bank.initialize(z[: self.n_particles], seed)
+        rest = z[self.n_particles :]
+        self._take_in(bank, rest)
+        if len(rest):
+            for _ in range(self.n_refinements):
+                bank.refine(z)
+        self._store(bank)
 
     def score_samples(self, X):
         """Log-density of each sample.

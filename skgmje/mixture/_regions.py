@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from scipy.stats import chi2, norm
 from sklearn.utils import gen_batches
@@ -13,9 +14,10 @@ from skgmje.mixture._quantiles import Coordinates, find_root
 
 # Fixed-point steps to a mode, and the move, in standard deviations, that ends them.
 MODE_MAX_ITER, MODE_TOL = 1000, 1e-10
-# Of more components only those count from whose means the density is highest, and
-# after some steps the points that are highest by then.
-MODE_COMPONENTS, MODE_FIRST_STEPS, MODE_FINALISTS = 64, 30, 8
+# Of more components only those count from whose means the density is highest. Every
+# some steps, the mixtures whose points move no more are left out, and after the first
+# only the highest points climb on.
+MODE_COMPONENTS, MODE_STEPS, MODE_FINALISTS = 64, 30, 8
 # Numbers in the largest temporary of one block of mixtures.
 REGION_NUMBERS = 2**22
 # Where turning points are looked for around each mean, in standard deviations, and
@@ -27,7 +29,7 @@ MASS_TOL, HEIGHT_TOL = 1e-12, 1e-13
 
 def check_mass(mass: float) -> None:
     """Raise ValueError for a mass that is not strictly between 0 and 1."""
-    if not 0 < mass < 1:
+    if np.ndim(mass) or not 0 < mass < 1:
         raise ValueError(f"mass must lie strictly between 0 and 1; got {mass!r}.")
 
 
@@ -35,10 +37,16 @@ def check_mass(mass: float) -> None:
 def highest_mode(mixture: Any) -> Tensor:
     """Climb from two starts for every component; return the highest mode reached.
 
-    Of many components the 64 with the highest density at their means count.
+    Of many components the 64 with the highest density at their means count. Over one
+    coordinate, return the highest turning point.
     """
-    if mixture.batch_shape.numel() == 0:
+    if mixture.batch_shape.numel() == 0 or mixture.n_components == 1:
         return mixture.mean
+    if mixture.event_shape[0] == 1:
+        n_points = TURN_POINTS * mixture.n_components
+        return _by_blocks(
+            mixture, n_points, lambda block: Landscape.of(block).highest_point()
+        )
     n_starts = 2 * min(mixture.n_components, MODE_COMPONENTS)
     return _by_blocks(mixture, n_starts, _highest_mode)
 
@@ -67,30 +75,38 @@ def _joined(parts: list[Tensor]) -> Tensor:
 
 def _highest_mode(mixture: Any) -> Tensor:
     means = mixture.means.movedim(-2, 0)
-    is_large = mixture.n_components > MODE_COMPONENTS
     height = mixture.log_prob(means)
-    chosen = height.topk(MODE_COMPONENTS if is_large else len(means), dim=0).indices
-    point = _starts(mixture, chosen)
-    if is_large:
-        point = _climb(mixture, point, MODE_FIRST_STEPS)
-        point = _highest(mixture, point, MODE_FINALISTS)
-    point = _climb(mixture, point, MODE_MAX_ITER)
+    n_chosen = min(MODE_COMPONENTS, len(means))
+    point = _starts(mixture, height.topk(n_chosen, dim=0).indices)
+    point, moves = _climb(mixture, point)
+    point = _highest(mixture, point, min(MODE_FINALISTS, len(point)))
+    for _ in range(MODE_MAX_ITER // MODE_STEPS):
+        if not bool(moves.any()):
+            break
+        if not mixture.batch_shape:
+            point, moves = _climb(mixture, point)
+            continue
+        point[:, moves], still_moves = _climb(mixture[moves], point[:, moves])
+        moves = moves.masked_scatter(moves, still_moves)
     return _highest(mixture, point, 1).squeeze(0)
 
 
-def _climb(mixture: Any, point: Tensor, n_steps: int) -> Tensor:
-    """Take fixed-point steps, each of which raises the density."""
+def _climb(mixture: Any, point: Tensor) -> tuple[Tensor, Tensor]:
+    """Take fixed-point steps, each of which raises the density.
+
+    Return the points, and which mixtures have one that has not arrived.
+    """
     scale = mixture._scale
     spread = scale.variance(mixture.event_shape[0]).amin(-2).sqrt()
-    for _ in range(n_steps):
+    for _ in range(MODE_STEPS):
         step = scale.precision_weighted_mean(
             mixture.responsibilities(point), mixture.means
         )
-        moved = ((step - point).abs() / spread).amax()
+        moves = ((step - point).abs() / spread).amax((0, -1)) > MODE_TOL
         point = step
-        if moved <= MODE_TOL:
+        if not bool(moves.any()):
             break
-    return point
+    return point, moves
 
 
 def _highest(mixture: Any, point: Tensor, n_points: int) -> Tensor:
@@ -189,6 +205,11 @@ class Landscape(NamedTuple):
         bottom = torch.where(rising, knots[..., :-1], knots[..., 1:])
         top = torch.where(rising, knots[..., 1:], knots[..., :-1])
         return cls(density, bottom, top)
+
+    def highest_point(self) -> Tensor:
+        """Return the highest mode, of shape (*batch, 1)."""
+        best = self.density.log_prob(self.top).argmax(-1, keepdim=True)
+        return self.top.gather(-1, best)
 
     def solve(self, mass: float) -> tuple[Tensor, Tensor]:
         """Return the level (*batch,) above which `mass` lies, and where it is crossed.

@@ -20,6 +20,7 @@ class UncertaintyMixin:
     event_shape: torch.Size
     _options: dict[str, Any]
     log_prob: Any
+    _points: Any
 
     @property
     def mode(self) -> Tensor:
@@ -30,7 +31,8 @@ class UncertaintyMixin:
         ``z = (sum_k q_k S_k^-1)^-1 sum_k q_k S_k^-1 m_k``, with ``q`` the
         responsibilities at ``z``, climbs to a mode; the highest one is returned. Of
         more than 64 components the search starts from the 64 at whose means the
-        density is highest, and only the eight highest points climb all the way.
+        density is highest. After 30 steps only the eight highest points climb on. Over
+        one coordinate the turning points of the density are found instead.
         """
         return highest_mode(self)
 
@@ -43,7 +45,7 @@ class UncertaintyMixin:
 
         Parameters
         ----------
-        value : tensor of shape (\*sample, \*batch, 1)
+        value : tensor or array-like of shape (\*sample, \*batch, 1)
             Points.
 
         Returns
@@ -57,7 +59,7 @@ class UncertaintyMixin:
             If the mixture has several coordinates.
         """
         self._check_one_coordinate("cdf")
-        return Coordinates.of(self).log_tail(value, 1.0).exp().squeeze(-1)
+        return Coordinates.of(self).log_tail(self._points(value), 1.0).exp().squeeze(-1)
 
     def icdf(self, value: Tensor) -> Tensor:
         r"""Inverse of `cdf`, for mixtures over one coordinate.
@@ -184,7 +186,7 @@ class UncertaintyMixin:
 
         Parameters
         ----------
-        value : tensor of shape (\*sample, \*batch, D)
+        value : tensor or array-like of shape (\*sample, \*batch, D)
             Points.
         mass : float
             Probability of the region, strictly between 0 and 1.

@@ -239,17 +239,18 @@ class Trainer:
 
     def _record(self, loss: float) -> None:
         history = self.history
-        watched = loss
+        watched, held_out = loss, ""
         if history.validation_loss_curve is not None:
             assert self.validation_rows is not None
             watched = self._validation_loss(self.validation_rows)
             if not math.isfinite(watched):
                 raise ArithmeticError
             history.validation_loss_curve.append(watched)
+            held_out = f", of validation {watched:.6f}"
         history.loss_curve.append(loss)
         self._last = self._snapshot()
         if self.verbose:
-            print(f"Epoch {self.n_epochs}: loss {loss:.6f}, watched {watched:.6f}")
+            print(f"Epoch {self.n_epochs}: loss {loss:.6f}{held_out}")
         if watched < history.best_loss:
             self._best = self._last
             if watched < history.best_loss - self.tol:

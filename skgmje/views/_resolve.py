@@ -75,8 +75,9 @@ def resolve_target(
     kind = _kind(values)
     if values.ndim == 1 and kind in ("binary", "multiclass"):
         warnings.warn(
-            "y holds class labels, which are never taken for a view: two views are "
-            "drawn from X instead. Pass target='augment' to say that this is meant.",
+            "y holds whole numbers or strings, which are taken for class labels and "
+            "not for a view: two views are drawn from X instead. Pass target='y' if y "
+            "is what is to be predicted, and target='augment' if labels are meant.",
             IgnoredTargetWarning,
             stacklevel=7,
         )
@@ -111,6 +112,11 @@ def _as_numbers_or_labels(y: Any) -> np.ndarray:
         pass
     if all(isinstance(value, str) for value in values.ravel()):
         return values.astype(str)
+    if any(isinstance(value, str) for value in values.ravel()):
+        raise ValueError(
+            "Unknown label type: y mixes strings with other values; encode the strings "
+            "as numbers."
+        )
     raise ValueError(
         "Unknown label type: y holds Python objects that are neither numbers nor "
         "strings."

@@ -470,6 +470,8 @@ def test_labels_that_are_targets_make_a_classifier(classes):
     np.testing.assert_array_equal(found, weights.argmax(axis=1))
     assert np.mean(found == labels) > peer.score(X, labels) - 0.01
     # Without the prior the rare class is found more often.
+    with pytest.raises(ValueError, match="for each of the 3 classes"):
+        estimator.classify(X, np.eye(3), class_prior=prior[:2])
     even = estimator.classify(X, np.eye(3))
     assert np.mean(even == 2) > np.mean(found == 2)
 

@@ -368,9 +368,9 @@ def fit_in(space, make, pairs):
 
 
 @pytest.fixture(scope="module")
-def fitted(views):
+def fitted(rows_of_pairs):
     """Fit each estimator in each space once, for tests that leave it as it is."""
-    return cache(lambda space, make: fit_in(space, make, views))
+    return cache(lambda space, make: fit_in(space, make, rows_of_pairs))
 
 
 @each_estimator

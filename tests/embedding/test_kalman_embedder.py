@@ -472,6 +472,22 @@ def test_groups_are_routed():
     assert score == pytest.approx(alone.score(scaled, groups=groups))
 
 
+def test_rows_in_time_that_are_sequences_of_one_step_are_warned_of():
+    steps = np.random.default_rng(0).normal(size=(30, 2))
+    frame = pd.DataFrame(steps, pd.date_range("2020-01-01", periods=30), [*"ab"])
+    with pytest.warns(UserWarning, match=r"pass \[X\] if all rows are one sequence"):
+        quick().fit(frame)
+    quick().fit([frame]).transform([frame])
+    quick().fit(frame, groups=np.zeros(30))
+
+
+@pytest.mark.parametrize("hole", [None, np.nan, pd.NA])
+def test_rows_without_a_group_are_refused(hole):
+    groups = np.array(["a"] * 10 + [hole] * 10, dtype=object)
+    with pytest.raises(ValueError, match="groups has missing values"):
+        quick().fit(np.random.default_rng(0).normal(size=(20, 2)), groups=groups)
+
+
 @pytest.mark.parametrize("make", [pd.DataFrame, pl.DataFrame, pa.table])
 def test_columns_of_a_list_of_tables_are_known_by_name(make):
     steps = np.random.default_rng(0).normal(size=(2, 30, 2)) * [1.0, 10.0]

@@ -387,9 +387,9 @@ def inputs(array):
 
 
 @pytest.fixture(scope="module")
-def learned(views):
+def learned(rows_of_pairs):
     """Fit each estimator once, for tests that leave it as it is."""
-    return cache(lambda make: make(**LEARNED).fit(*views))
+    return cache(lambda make: make(**LEARNED).fit(*rows_of_pairs))
 
 
 @each_estimator

@@ -55,6 +55,12 @@ def test_importance_weighted_bound_is_above_the_elbo(fitted):
     np.testing.assert_array_equal(elbo, model.elbo(X))
 
 
+def test_a_novelty_that_is_none_is_refused_after_the_fit_too(fitted):
+    model = pickle.loads(pickle.dumps(fitted[0])).set_params(novelty="foo")
+    with pytest.raises(ValueError, match="'novelty' parameter of VJEEmbedder"):
+        model.score_samples(fitted[1])
+
+
 @pytest.mark.parametrize("novelty", NOVELTIES)
 def test_scores_are_finite_and_of_each_row(fitted, novelty):
     model, X = fitted

@@ -306,6 +306,25 @@ def test_columns_that_say_nothing_new_get_no_source():
     assert plain.components_.shape == (3, 5)
 
 
+@pytest.mark.parametrize("constant", [98.6, 37.2, 12345.678, 1e8 / 3])
+def test_a_constant_column_of_any_size_is_no_source(constant):
+    X, _ = mixture(12, n_samples=500, n_sources=2)
+    wider = np.column_stack([X, np.full(500, constant)])
+    ica = LDMICA(random_state=0).fit(wider)
+    assert ica.components_.shape == (2, 3)
+    moved = ica.score(wider + np.array([0.0, 0.0, 1e-9]))
+    assert ica.score(wider) == pytest.approx(LDMICA(random_state=0).fit(X).score(X))
+    assert moved == pytest.approx(ica.score(wider))
+    with pytest.raises(ValueError, match="rank 0"):
+        LDMICA().fit(np.full((500, 2), constant))
+
+
+def test_sources_of_another_number_are_refused():
+    ica = LDMICA(random_state=0).fit(mixture(12, n_samples=300, n_sources=3)[0])
+    with pytest.raises(ValueError, match="S has 2 columns, but LDMICA found 3 sources"):
+        ica.inverse_transform(np.ones((4, 2)))
+
+
 def test_what_cannot_be_fitted_is_refused():
     X, _ = mixture(13, n_samples=50, n_sources=3)
     with pytest.raises(ValueError, match=r"rank 3 .* for 4 sources"):

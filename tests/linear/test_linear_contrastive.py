@@ -604,6 +604,13 @@ def test_bad_covariances_are_refused(covariance, options, message):
         LinearContrastive.from_covariance(covariance, **options)
 
 
+@pytest.mark.parametrize("unit", [1e-10, 1.0, 1e10])
+def test_asymmetry_is_seen_at_any_scale(unit):
+    covariance = unit * np.array([[1.0, 0.9], [0.0, 1.0]])
+    with pytest.raises(ValueError, match="must be symmetric"):
+        LinearContrastive.from_covariance(covariance, 1)
+
+
 def test_a_refused_fit_leaves_the_estimator_as_it_was(pairs):
     X, Y = pairs
     model = LinearContrastive().fit(X, Y)

@@ -46,6 +46,34 @@ def small_blocks(monkeypatch, numbers=40):
     monkeypatch.setattr(_given, "CACHED_NUMBERS", numbers)
 
 
+def test_one_known_feature_may_be_one_dimensional():
+    frame = pd.DataFrame(
+        np.random.default_rng(0).normal(size=(60, 3)), columns=[*"abc"]
+    )
+    mixture = GaussianMixture(2, random_state=0).fit(frame)
+    expected = mixture.condition("b", frame[["b"]])
+    for values in (frame["b"], frame["b"].to_numpy(), frame["b"].tolist()):
+        assert_same_mixture(mixture.condition("b", values), expected)
+    assert mixture.condition(["b", "a"], [0.5, 0.1]).batch_shape == (1,)
+    with pytest.raises(ValueError, match=r"got \['b', 'b'\]"):
+        mixture.condition(["b", "b"], [[0.5, 0.5]])
+
+
+def test_points_may_be_arrays():
+    mixture = random_mixture(np.random.default_rng(0), "full", 3, 2)
+    conditional = mixture.condition([0], torch.zeros(4, 1))
+    points = np.random.default_rng(1).normal(size=(4, 1))
+    points.flags.writeable = False
+    for method in ("log_prob", "cdf", "responsibilities", "component_log_prob"):
+        function = getattr(conditional, method)
+        assert_close(function(points), function(torch.tensor(points)))
+        assert_close(function(points.tolist()), function(torch.tensor(points)))
+    inside = conditional.in_highest_density_region(points, 0.9)
+    assert inside.shape == (4,)
+    with pytest.raises(ValueError, match="strictly between 0 and 1"):
+        conditional.highest_density_intervals([0.5, 0.9])
+
+
 # ------------------------------------------------------------- many rows and one row
 
 

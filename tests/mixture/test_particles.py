@@ -1,5 +1,6 @@
 """The particle bank: resampling, the weight rule, bandwidths, and the estimator."""
 
+import copy
 import math
 import os
 import pickle
@@ -21,7 +22,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.neighbors import KernelDensity
 
 import skgmje
-from skgmje import ParticleBank
+from skgmje import GrowingNeuralGas, ParticleBank
 from skgmje.datasets import branch_log_density, make_branches
 from skgmje.mixture._particles import (
     Particles,
@@ -498,7 +499,7 @@ def test_a_bank_on_cuda_agrees_with_the_cpu():
 
 PROCESS = """
 import sys, numpy as np, torch.distributed
-from skgmje import ParticleBank
+from skgmje import GrowingNeuralGas, ParticleBank
 
 torch.distributed.init_process_group("gloo")
 rank = torch.distributed.get_rank()
@@ -535,3 +536,32 @@ def test_two_processes_end_with_the_bank_of_one(tmp_path):
         np.testing.assert_array_equal(found["particles"], one.particles_)
         np.testing.assert_allclose(found["weights"], one.weights_)
         np.testing.assert_allclose(found["bandwidth"], one.bandwidth_)
+
+
+@pytest.mark.parametrize("method", ["fit", "partial_fit"])
+@pytest.mark.parametrize("where", ["device", "state"])
+@pytest.mark.parametrize(
+    "estimator", [ParticleBank(20, random_state=0), GrowingNeuralGas(9, random_state=0)]
+)
+def test_a_fit_that_fails_leaves_everything_as_it_was(
+    estimator, where, method, monkeypatch
+):
+    rng = np.random.default_rng(0)
+    estimator = clone(estimator).fit(rng.normal(size=(60, 2)))
+    before = copy.deepcopy(vars(estimator))
+    with monkeypatch.context() as context:
+        if where == "device":
+            context.setattr(torch.cuda, "is_available", lambda: False)
+            context.setattr(estimator, "device", "cuda")
+        else:
+            context.setattr(estimator, "_store", interrupt)
+        X = rng.normal(size=(60, 3 if method == "fit" else 2))
+        with pytest.raises((ValueError, KeyboardInterrupt)):
+            getattr(estimator, method)(X)
+    assert vars(estimator).keys() == before.keys()
+    for name, value in before.items():
+        np.testing.assert_array_equal(getattr(estimator, name), value)
+
+
+def interrupt(*arguments):
+    raise KeyboardInterrupt

@@ -66,7 +66,7 @@ def test_auto_without_y_draws_two_views():
     ],
 )
 def test_auto_ignores_labels_with_a_warning(kind):
-    with pytest.warns(IgnoredTargetWarning, match="target='augment'"):
+    with pytest.warns(IgnoredTargetWarning, match="target='y' .* target='augment'"):
         assert resolve(kind, "auto") == (None, "augment")
 
 
@@ -191,6 +191,9 @@ def test_object_labels_that_are_numbers_are_labels():
 def test_objects_that_are_neither_numbers_nor_strings_are_refused(target):
     y = np.array([object()] * N, dtype=object)
     with pytest.raises(ValueError, match="Unknown label type"):
+        resolve_target(X, y, None, target)
+    y[:2] = "a", 1.0
+    with pytest.raises(ValueError, match="mixes strings with other values"):
         resolve_target(X, y, None, target)
 
 
