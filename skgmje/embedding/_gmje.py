@@ -33,7 +33,9 @@ class GMJEEmbedder(JointDensityEmbedder):
     conditional one with detached targets, and on an entropy of each view, by default a
     divergence of its moments from the standard normal; the mixture follows by a rule of
     its own. With identity encoders there is nothing to train: this is Gaussian mixture
-    regression, in the units of y.
+    regression, in the units of y. The parameters of training, such as `max_iter` and
+    `early_stopping`, are then not used, and `n_iter_` counts the steps of the mixture,
+    at most 1,000 of EM.
 
     Read more in the :ref:`User Guide <embedders>`.
 
