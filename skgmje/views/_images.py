@@ -33,7 +33,8 @@ class ImageAugmentation(BaseEstimator):
     scale : float, default=0.15
         Largest change of size: a factor between ``1 / (1 + scale)`` and ``1 + scale``.
     elastic : float, default=1.0
-        Standard deviation of a smooth random displacement, in pixels.
+        Standard deviation, in pixels, of the random displacements at the knots of a
+        grid; between knots they are interpolated, and somewhat smaller.
     erase : float, default=0.3
         Largest share of each side that an erased rectangle takes.
 
