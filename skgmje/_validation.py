@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from sklearn import config_context
 from sklearn.base import _fit_context as fit_context
+from sklearn.utils import _safe_indexing as safe_indexing
 from sklearn.utils import validation
 from sklearn.utils._missing import is_pandas_na, is_scalar_nan
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
@@ -35,6 +36,7 @@ __all__ = [
     "fit_context",
     "is_missing",
     "output_adapter",
+    "safe_indexing",
     "unchanged_on_error",
     "validate_data",
 ]

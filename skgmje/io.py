@@ -5,13 +5,16 @@ looked up among this library's own.
 """
 
 import json
+import stat
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
+from sklearn.utils.metadata_routing import MetadataRequest
 
 import skgmje
 
@@ -54,14 +57,18 @@ class SaveMixin:
         Parameters
         ----------
         path : str or path-like
-            File to write.
+            File to write. One that exists is replaced at once and keeps its
+            permissions; of a symbolic link, that is the file it points to.
 
         Raises
         ------
         TypeError
-            If a parameter has no safe form, such as a RandomState instance. Encoders
-            that are modules or factories are left out, and are given to
+            If the estimator is of a subclass, whose code no file holds, or if a
+            parameter has no safe form, such as a RandomState instance. Encoders that
+            are modules or factories are left out, and are given to
             :func:`skgmje.load` again.
+        FileNotFoundError
+            If the folder of the file does not exist.
 
         See Also
         --------
@@ -76,6 +83,11 @@ class SaveMixin:
         >>> skgmje.load(path).predict([[5.5]]) == mixture.predict([[5.5]])
         array([ True])
         """
+        if not _is_loadable(self):
+            raise TypeError(
+                f"{type(self).__qualname__} is none of skgmje's estimators, and a file "
+                "without code cannot hold a class; save it with joblib."
+            )
         arrays: dict[str, np.ndarray] = {}
         state = _encode(_state(self), "", arrays)
         header = {
@@ -84,7 +96,7 @@ class SaveMixin:
             "class": type(self).__name__,
             "state": state,
         }
-        save_file(arrays, Path(path), metadata={"skgmje": json.dumps(header)})
+        _write(Path(path), save(arrays, metadata={"skgmje": json.dumps(header)}))
 
 
 def load(path, **encoders):
@@ -108,8 +120,8 @@ def load(path, **encoders):
     FileNotFoundError
         If there is no file of this name.
     ValueError
-        If the file is truncated, foreign or written by a newer version, or if an
-        encoder is missing.
+        If the file is truncated, foreign or written by a newer version, if it names a
+        class that is none of this library's, or if an encoder is missing.
 
     Examples
     --------
@@ -136,24 +148,75 @@ def load(path, **encoders):
             f"{str(path)!r} is not a file that an skgmje estimator saved, or it is "
             "incomplete."
         ) from error
-    if state is None or name not in _LOADABLE:
+    version = header.get("skgmje_version")
+    if state is None:
         raise ValueError(
-            f"{str(path)!r} was written by skgmje {header.get('skgmje_version')}, "
-            "which is newer than this one; update skgmje to read it."
+            f"{str(path)!r} was written by skgmje {version}, which is newer than this "
+            "one; update skgmje to read it."
+        )
+    if name not in _LOADABLE:
+        raise ValueError(
+            f"{str(path)!r} was written by skgmje {version} and names the class "
+            f"{name!r}, which is none of the estimators of skgmje "
+            f"{skgmje.__version__}; read it with the version that wrote it."
         )
     return _build(name, state)
 
 
+def _write(path: Path, content: bytes) -> None:
+    """Write a file at once or not at all, with the permissions of a former one."""
+    path = path.resolve()
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"There is no folder {str(path.parent)!r}; create it before saving."
+        )
+    part = path.with_name(f".{uuid4().hex}")
+    try:
+        part.write_bytes(content)
+        if path.exists():
+            part.chmod(stat.S_IMODE(path.stat().st_mode))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _is_loadable(value: Any) -> bool:
+    """Say whether the class is this library's own, and not a subclass of that name."""
+    name = type(value).__name__
+    return name in _LOADABLE and type(value) is getattr(skgmje, name)
+
+
 def _build(name: str, state: dict[str, Any]) -> Any:
     estimator = getattr(skgmje, name)()
+    requests = state.pop("_metadata_request", None)
+    if requests is not None:
+        state["_metadata_request"] = _metadata_request(estimator, requests)
     estimator.__setstate__(state)
     return estimator
+
+
+def _metadata_request(
+    estimator: Any, requests: dict[str, dict[str, Any]]
+) -> MetadataRequest:
+    """Return what an estimator requests of a router, from plain dictionaries."""
+    request = MetadataRequest(owner=estimator)
+    for method, aliases in requests.items():
+        for parameter, alias in aliases.items():
+            getattr(request, method).add_request(param=parameter, alias=alias)
+    return request
 
 
 def _state(estimator: Any) -> dict[str, Any]:
     """Return what pickle would store, without callbacks."""
     state = dict(estimator.__getstate__())
     state.pop("_skl_callbacks", None)
+    request = state.get("_metadata_request")
+    if request is not None:
+        state["_metadata_request"] = {
+            method: dict(part.requests)
+            for method, part in vars(request).items()
+            if method != "owner"
+        }
     return state
 
 
@@ -178,11 +241,11 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     if isinstance(value, (list, tuple)):
         items = [_encode(v, f"{path}/{i}", arrays) for i, v in enumerate(value)]
         return {"__tuple__": items} if isinstance(value, tuple) else items
-    if type(value).__name__ in _LOADABLE:
+    if _is_loadable(value):
         state = _encode(_state(value), path, arrays)
         return {"__estimator__": [type(value).__name__, state]}
     parameter = path.rsplit("/", maxsplit=1)[-1]
-    if type(value).__name__ in _PARTS:
+    if _is_part(value):
         parameters = _encode(value.get_params(deep=False), path, arrays)
         return {"__part__": [type(value).__name__, parameters]}
     if parameter in ("encoder", "target_encoder") and callable(value):
@@ -192,6 +255,11 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
         f"{parameter} holds a {type(value).__name__}, which a file without code cannot "
         "hold; use a number, a string or None, or save with joblib."
     )
+
+
+def _is_part(value: Any) -> bool:
+    name = type(value).__name__
+    return name in _PARTS and type(value).__module__.startswith(f"{_PARTS[name]}.")
 
 
 def _decode(value: Any, arrays: dict[str, np.ndarray], encoders: dict[str, Any]) -> Any:

@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import pickletools
+import stat
 import sys
 import zipfile
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
+from sklearn import config_context
 from sklearn.callback import ProgressBar
 from torch import nn
 
@@ -230,6 +233,59 @@ def test_saving_does_not_change_the_estimator(saved, pairs):
     np.testing.assert_array_equal(saved.transform(pairs[0]), fresh.transform(pairs[0]))
 
 
+def test_metadata_requests_come_back(pairs, path):
+    with config_context(enable_metadata_routing=True):
+        estimator = GJEEmbedder(**FAST, encoder="identity")
+        estimator.set_score_request(sample_weight="w", target_view=False)
+        for asked in (estimator, OutlierDetector(estimator)):
+            asked.fit(*pairs).save(path)
+            again = skgmje.load(path)
+            again = getattr(again, "embedder", again)
+            found = again.get_metadata_routing()
+            assert str(found) == str(estimator.get_metadata_routing())
+            assert found.score.requests == {"sample_weight": "w", "target_view": False}
+            assert again.set_fit_request(target_view=False) is again
+
+
+# -------------------------------------------------------------------------- the file
+
+
+@pytest.fixture
+def umask():
+    before = os.umask(0o027)
+    yield
+    os.umask(before)
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions of POSIX")
+def test_a_file_has_the_permissions_of_the_umask_or_of_the_former_one(umask, path):
+    estimator = GaussianMixture()
+    estimator.save(path)
+    assert mode(path) == 0o640
+    path.chmod(0o604)
+    estimator.save(path)
+    assert mode(path) == 0o604
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="symbolic links need rights elsewhere")
+def test_a_link_stays_and_the_file_it_points_to_is_written(path):
+    link = path.with_name("link")
+    link.symlink_to(path)
+    GaussianMixture(3).save(link)
+    assert link.is_symlink()
+    assert skgmje.load(path).n_components == 3
+
+
+def test_a_missing_folder_is_named(path):
+    with pytest.raises(FileNotFoundError, match=r"There is no folder '.*nowhere'"):
+        GaussianMixture().save(path.parent / "nowhere" / "a.safetensors")
+
+
 # -------------------------------------------------------------------------- no code
 
 
@@ -244,12 +300,10 @@ def test_a_file_holds_no_pickle(saved, path):
     assert header["skgmje_version"] == skgmje.__version__
 
 
-def test_a_file_names_no_class_but_the_libraries_own(saved, path):
-    rewrite(path, **{"class": "os.system"})
-    with pytest.raises(ValueError, match="estimator"):
-        skgmje.load(path)
-    rewrite(path, **{"class": "load"})
-    with pytest.raises(ValueError, match="estimator"):
+@pytest.mark.parametrize("name", ["os.system", "load"])
+def test_a_file_names_no_class_but_the_libraries_own(name, saved, path):
+    rewrite(path, **{"class": name})
+    with pytest.raises(ValueError, match=f"class '{name}', which is none of the esti"):
         skgmje.load(path)
 
 
@@ -368,6 +422,20 @@ def test_a_torch_device_as_parameter_is_refused_with_the_way_out(pairs, path):
     estimator = GJEEmbedder(**FAST, device=torch.device("cpu")).fit(*pairs)
     with pytest.raises(TypeError, match=r"device holds a device.*use a .*string"):
         estimator.save(path)
+
+
+class Mine(GaussianMixture):
+    pass
+
+
+def test_a_subclass_is_refused_with_the_way_out(path):
+    same_name = type("GaussianMixture", (GaussianMixture,), {})
+    for subclass in (Mine, same_name):
+        with pytest.raises(TypeError, match=r"none of skgmje's estimators.*joblib"):
+            subclass().save(path)
+        with pytest.raises(TypeError, match="embedder holds a"):
+            OutlierDetector(subclass()).save(path)
+    assert not path.exists()
 
 
 class Factory:

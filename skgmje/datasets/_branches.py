@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from skgmje._backend import as_numpy, resolve_random_state
+from skgmje._validation import check_consistent_length
 from skgmje.mixture import MultivariateNormalMixture
 
 
@@ -73,7 +74,7 @@ default='separated'
     Raises
     ------
     ValueError
-        If `kind` is not known or `noise` is not positive.
+        If `kind` is not known or `noise` is not positive and finite.
 
     See Also
     --------
@@ -109,7 +110,7 @@ def branch_conditional(X, *, kind="separated", noise=0.05):
 
     Parameters
     ----------
-    X : array-like of shape (n_samples, 1)
+    X : array-like of shape (n_samples, 1) or (n_samples,)
         Inputs.
     kind : {'separated', 'intersecting', 'heteroscedastic', 'unequal'}, \
 default='separated'
@@ -125,7 +126,8 @@ default='separated'
     Raises
     ------
     ValueError
-        If `kind` is not known or `noise` is not positive.
+        If `kind` is not known, `noise` is not positive and finite, or X has several
+        columns.
 
     Examples
     --------
@@ -134,7 +136,7 @@ default='separated'
     tensor([ 1.5000,  0.0000, -1.5000], dtype=torch.float64)
     """
     branches = _branches(kind, noise)
-    x = np.asarray(X, dtype=float)[:, 0]
+    x = as_column(X, "X")[:, 0]
     means = branches.curves(x).T
     scale = (noise * branches.noise_factor(x))[:, np.newaxis]
     weights = np.broadcast_to(branches.weights, means.shape)
@@ -150,9 +152,9 @@ def branch_log_density(X, y, *, kind="separated", noise=0.05):
 
     Parameters
     ----------
-    X : array-like of shape (n_samples, 1)
+    X : array-like of shape (n_samples, 1) or (n_samples,)
         Inputs.
-    y : array-like of shape (n_samples, 1)
+    y : array-like of shape (n_samples, 1) or (n_samples,)
         Answers.
     kind : {'separated', 'intersecting', 'heteroscedastic', 'unequal'}, \
 default='separated'
@@ -168,7 +170,8 @@ default='separated'
     Raises
     ------
     ValueError
-        If `kind` is not known or `noise` is not positive.
+        If `kind` is not known, `noise` is not positive and finite, or X and y are not
+        two columns of one length.
 
     Examples
     --------
@@ -176,8 +179,9 @@ default='separated'
     >>> branch_log_density([[0.0]], [[0.0]]).round(3)
     array([0.978])
     """
+    check_consistent_length(X, y)
     conditional = branch_conditional(X, kind=kind, noise=noise)
-    return as_numpy(conditional.log_prob(torch.tensor(np.asarray(y, dtype=float))))
+    return as_numpy(conditional.log_prob(torch.tensor(as_column(y, "y"))))
 
 
 def _branches(kind: str, noise: float) -> _Branches:
@@ -189,8 +193,20 @@ def _branches(kind: str, noise: float) -> _Branches:
 
 def check_noise(noise: float) -> None:
     """Refuse a noise that has no density."""
-    if not noise > 0:
-        raise ValueError(f"noise must be positive; got {noise!r}.")
+    if not 0 < noise < np.inf:
+        raise ValueError(f"noise must be positive and finite; got {noise!r}.")
+
+
+def as_column(view, name: str) -> np.ndarray:
+    """Return a view of one coordinate as numbers of shape (n_samples, 1)."""
+    values = np.asarray(view, dtype=float)
+    column = values.reshape(-1, 1) if values.ndim == 1 else values
+    if column.ndim != 2 or column.shape[1] != 1:
+        raise ValueError(
+            f"{name} must have one column, of shape (n_samples, 1); got shape "
+            f"{values.shape}."
+        )
+    return column
 
 
 def _draw_branch(

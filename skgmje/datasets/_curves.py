@@ -8,7 +8,8 @@ from scipy.special import logsumexp
 from sklearn.utils import gen_batches
 
 from skgmje._backend import resolve_random_state
-from skgmje.datasets._branches import check_noise
+from skgmje._validation import check_consistent_length
+from skgmje.datasets._branches import as_column, check_noise
 
 # Gauss-Legendre nodes of a panel that is at most two standard deviations of the noise
 # long: exact to rounding, at the ends of a curve too.
@@ -69,7 +70,7 @@ def make_inverse(n_samples=1000, *, noise=0.05, random_state=None):
     Raises
     ------
     ValueError
-        If `noise` is not positive.
+        If `noise` is not positive and finite.
 
     See Also
     --------
@@ -95,9 +96,9 @@ def inverse_log_density(X, y, *, noise=0.05):
 
     Parameters
     ----------
-    X : array-like of shape (n_samples, 1)
+    X : array-like of shape (n_samples, 1) or (n_samples,)
         Inputs.
-    y : array-like of shape (n_samples, 1)
+    y : array-like of shape (n_samples, 1) or (n_samples,)
         Answers; outside of (0, 1) the density is zero.
     noise : float, default=0.05
         As in `make_inverse`.
@@ -110,7 +111,8 @@ def inverse_log_density(X, y, *, noise=0.05):
     Raises
     ------
     ValueError
-        If `noise` is not positive.
+        If `noise` is not positive and finite, or X and y are not two columns of one
+        length.
 
     Examples
     --------
@@ -147,7 +149,7 @@ def make_curves(n_samples=1000, *, kind="moons", noise=0.05, random_state=None):
     Raises
     ------
     ValueError
-        If `kind` is not known or `noise` is not positive.
+        If `kind` is not known or `noise` is not positive and finite.
 
     See Also
     --------
@@ -168,9 +170,9 @@ def curve_log_density(X, y, *, kind="moons", noise=0.05):
 
     Parameters
     ----------
-    X : array-like of shape (n_samples, 1)
+    X : array-like of shape (n_samples, 1) or (n_samples,)
         Horizontal coordinates.
-    y : array-like of shape (n_samples, 1)
+    y : array-like of shape (n_samples, 1) or (n_samples,)
         Vertical coordinates.
     kind : {'moons', 'spiral'}, default='moons'
         As in `make_curves`.
@@ -185,7 +187,8 @@ def curve_log_density(X, y, *, kind="moons", noise=0.05):
     Raises
     ------
     ValueError
-        If `kind` is not known or `noise` is not positive.
+        If `kind` is not known, `noise` is not positive and finite, or X and y are not
+        two columns of one length.
 
     Examples
     --------
@@ -219,7 +222,8 @@ def _draw(
 def _log_density(curve: _Curve, X, y, noise: float) -> np.ndarray:
     """``log p(x, y) - log p(x)``; the common factor of the noise on x drops out."""
     check_noise(noise)
-    x, y = (np.asarray(view, dtype=float)[:, :1] for view in (X, y))
+    check_consistent_length(X, y)
+    x, y = as_column(X, "X"), as_column(y, "y")
     nodes, log_weights = _quadrature(int(np.ceil(curve.top_speed / (2 * noise))))
     pieces = curve.pieces(nodes)
     node_x, node_y = (pieces[:, axis].ravel() for axis in (0, 1))

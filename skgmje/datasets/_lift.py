@@ -18,8 +18,8 @@ def lift_view(view, n_features=32, *, random_state=0):
 
     Parameters
     ----------
-    view : array-like of shape (n_samples, n_columns)
-        The view, of a scale near one.
+    view : array-like of shape (n_samples, n_columns) or (n_samples,)
+        The view, of a scale near one; one dimension is one column.
     n_features : int, default=32
         Width of the hidden layer and of the result.
     random_state : int or RandomState instance, default=0
@@ -30,6 +30,11 @@ def lift_view(view, n_features=32, *, random_state=0):
     lifted : ndarray of shape (n_samples, n_features)
         The wide view, of a scale near one.
 
+    Raises
+    ------
+    ValueError
+        If the view is no table of rows and columns.
+
     Examples
     --------
     >>> from skgmje.datasets import lift_view, make_branches
@@ -38,6 +43,13 @@ def lift_view(view, n_features=32, *, random_state=0):
     (5, 32)
     """
     view = np.asarray(view, dtype=float)
+    if view.ndim == 1:
+        view = view.reshape(-1, 1)
+    if view.ndim != 2:
+        raise ValueError(
+            "The view must have the shape (n_samples, n_columns) or (n_samples,); got "
+            f"{view.shape}."
+        )
     rng = resolve_random_state(random_state)
     weights = rng.standard_normal((view.shape[1], n_features))
     hidden = np.tanh(2 * view @ weights + rng.standard_normal(n_features))

@@ -77,8 +77,8 @@ def kalman_filter(
     Raises
     ------
     ValueError
-        If z has another shape or rows that are NaN in part, or if variances are too far
-        apart for float64.
+        If z has another shape, no steps or rows that are NaN in part, or if variances
+        are too far apart for float64.
 
     Notes
     -----
@@ -108,6 +108,11 @@ def kalman_filter(
         raise ValueError(
             "Observations must have the shape (n_sequences, n_steps, "
             f"{space.observation_dim}); got {tuple(z.shape)}."
+        )
+    if z.shape[1] == 0:
+        raise ValueError(
+            f"Observations must have at least one step; got shape {tuple(z.shape)}. "
+            "Before the first step the state is space.initial_state()."
         )
     missing = z.isnan()
     observed = ~missing.all(-1)

@@ -7,6 +7,7 @@ import math
 from typing import ClassVar
 
 import numpy as np
+import torch
 from scipy.special import gammaln, logsumexp
 from torch import Tensor, nn
 from torch.nn.functional import normalize
@@ -226,12 +227,17 @@ class DirichletDensity(LatentDensity):
     def affinity(self, z: Tensor, centre: Tensor) -> Tensor:
         """Return log-densities without the constant."""
         counts = self.concentration * centre
-        return (counts * z.log() - (counts + 1).lgamma()).sum(-1)
+        return (torch.xlogy(counts, z) - (counts + 1).lgamma()).sum(-1)
 
     def pairwise_affinity(self, z: Tensor, centres: Tensor) -> Tensor:
         """Return the same of all pairs."""
         counts = self.concentration * centres
-        return z.log() @ counts.mT - (counts + 1).lgamma().sum(-1)
+        is_zero = z == 0
+        # Products take 0 log 0 for NaN, so coordinates that are zero are counted apart.
+        powers = z.masked_fill(is_zero, 1).log() @ counts.mT
+        impossible = is_zero.to(z.dtype) @ (counts > 0).to(z.dtype).mT > 0
+        powers = powers.masked_fill(impossible, -math.inf)
+        return powers - (counts + 1).lgamma().sum(-1)
 
     def log_normaliser(self, n_features: int) -> float:
         """Return minus the log-gamma function of the number of counts."""

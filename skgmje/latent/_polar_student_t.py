@@ -40,7 +40,7 @@ def student_t_log_prob(
     Returns
     -------
     log_prob : tensor of shape (\*batch,)
-        In nats.
+        In nats; the batch is that of both after they broadcast.
 
     Examples
     --------
@@ -49,9 +49,10 @@ def student_t_log_prob(
     >>> student_t_log_prob(torch.zeros(1), torch.ones(1), df=1.0)  # -log(pi)
     tensor(-1.1447)
     """
+    deviation, scale = torch.broadcast_tensors(deviation, scale)
     n_features = deviation.shape[-1]
     squares = (deviation / scale).square()
-    log_scale = scale.log().expand_as(deviation).sum(-1)
+    log_scale = scale.log().sum(-1)
     if math.isinf(df):
         log_norm = 0.5 * n_features * math.log(2 * math.pi)
         return -0.5 * squares.sum(-1) - log_scale - log_norm

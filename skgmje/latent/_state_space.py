@@ -253,14 +253,23 @@ class LinearGaussianStateSpace:
         state : GaussianState
             Moments of the last states, one for each sequence.
         n_steps : int
-            Number of steps.
+            Number of steps, at least one.
 
         Returns
         -------
         states : GaussianState
             Means of shape (n_sequences, n_steps, state_dim) and covariances of shape
             (n_sequences, n_steps, state_dim, state_dim).
+
+        Raises
+        ------
+        ValueError
+            If there are no steps.
         """
+        if n_steps < 1:
+            raise ValueError(
+                f"n_steps must be at least 1, the step after the state; got {n_steps}."
+            )
         means, covariances = [], []
         mean, covariance = state
         for _ in range(n_steps):

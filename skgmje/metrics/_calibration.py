@@ -3,6 +3,7 @@
 import numpy as np
 
 from skgmje._backend import as_numpy, as_tensor
+from skgmje.mixture import ConditionalFrame
 
 
 def pit_values(conditional, y):
@@ -10,7 +11,7 @@ def pit_values(conditional, y):
 
     Parameters
     ----------
-    conditional : MultivariateNormalMixture
+    conditional : MultivariateNormalMixture or ConditionalFrame
         Batch of n_samples mixtures over one coordinate, as `conditional` of an embedder
         or `condition` of a mixture gives it.
     y : array-like of shape (n_samples,) or (n_samples, 1)
@@ -38,6 +39,8 @@ def pit_values(conditional, y):
     >>> pit_values(branch_conditional([[0.0], [0.0]]), [0.0, 3.0]).round(3)
     array([0.5, 1. ])
     """
+    if isinstance(conditional, ConditionalFrame):
+        conditional = conditional.density
     y = as_tensor(y, conditional.mean.device)
     if y.numel() != len(conditional.mean):
         raise ValueError(
@@ -56,7 +59,7 @@ def calibration_error(conditional, y):
 
     Parameters
     ----------
-    conditional : MultivariateNormalMixture
+    conditional : MultivariateNormalMixture or ConditionalFrame
         Batch of n_samples mixtures over one coordinate.
     y : array-like of shape (n_samples,) or (n_samples, 1)
         What was observed.
@@ -113,7 +116,7 @@ def calibration_scorer(estimator, X, y):
     Raises
     ------
     ValueError
-        If the target has several columns.
+        If the target has several columns, or an encoder that is not the identity.
 
     Examples
     --------
@@ -127,4 +130,10 @@ def calibration_scorer(estimator, X, y):
     >>> bool(scores.min() > -0.1)
     True
     """
+    encoder = getattr(estimator, "target_encoder_", None)
+    if encoder is not None and not encoder.is_identity:
+        raise ValueError(
+            f"{type(estimator).__name__} has densities of a target that it embeds, not "
+            "of y; fit an embedder whose target encoder is the identity."
+        )
     return -calibration_error(estimator.conditional(X), y)

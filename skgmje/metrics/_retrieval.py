@@ -2,8 +2,12 @@
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from skgmje._backend import as_tensor, resolve_device
+from skgmje._validation import check_consistent_length, safe_indexing
+from skgmje.latent import pairwise_log_prob
+from skgmje.linear import LinearContrastive
 
 
 def retrieval_score(estimator, X, Y, *, k=10, n_candidates=1000):
@@ -30,7 +34,13 @@ def retrieval_score(estimator, X, Y, *, k=10, n_candidates=1000):
     Returns
     -------
     recall : float
-        Recall at k, from 0 to 1.
+        Recall at k, from 0 to 1. A target that no context of its group can have, as
+        far as float64 can tell, ranks last.
+
+    Raises
+    ------
+    ValueError
+        If the views differ in length, are empty, or have other columns than in fit.
 
     Examples
     --------
@@ -42,21 +52,32 @@ def retrieval_score(estimator, X, Y, *, k=10, n_candidates=1000):
     >>> bool(retrieval_score(gje, X, Y, k=5) >= 5 / 20)
     True
     """
-    X, Y = np.asarray(X), np.asarray(Y)
+    check_consistent_length(X, Y)
+    n_samples = len(X)
+    if n_samples == 0:
+        raise ValueError("The views have no rows; pass at least one pair to retrieve.")
     hits = 0
-    for rows in np.array_split(np.arange(len(X)), -(-len(X) // n_candidates)):
-        log_prob = _log_density_of_pairs(estimator, X[rows], Y[rows])
-        log_odds = log_prob - log_prob.logsumexp(1, keepdim=True)
-        # Candidates that are as likely as the right one count against it.
-        rank = (log_odds >= log_odds.diagonal()).sum(0)
+    for rows in np.array_split(np.arange(n_samples), -(-n_samples // n_candidates)):
+        # Tables stay tables, so that the estimator sees the names of their columns.
+        views = safe_indexing(X, rows), safe_indexing(Y, rows)
+        rank = _ranks(_log_density_of_pairs(estimator, *views))
         hits += int(torch.count_nonzero(rank <= k))
-    return hits / len(X)
+    return hits / n_samples
 
 
-def _log_density_of_pairs(estimator, X: np.ndarray, Y: np.ndarray) -> torch.Tensor:
+def _ranks(log_prob: Tensor) -> Tensor:
+    """Rank of each context's own target, from 1; ties count against it."""
+    log_odds = log_prob - log_prob.logsumexp(1, keepdim=True)
+    # Of a target that is out of every context's reach the log-odds are NaN.
+    log_odds = log_odds.masked_fill(log_odds.isnan(), -torch.inf)
+    return (log_odds >= log_odds.diagonal()).sum(0)
+
+
+def _log_density_of_pairs(estimator, X, Y) -> Tensor:
     """Log-density of targets (rows) given contexts, up to a constant of each target."""
-    if hasattr(estimator, "similarity"):
-        return torch.from_numpy(estimator.similarity(X, Y).T)
+    if isinstance(estimator, LinearContrastive):
+        target = as_tensor(estimator._check_target(Y), torch.device("cpu"))
+        return pairwise_log_prob(estimator.conditional(X), target)
     z_c, z_t = (
         as_tensor(z, resolve_device(estimator.device))
         for z in (estimator.transform(X), estimator.transform_target(Y))

@@ -35,9 +35,11 @@ def effective_rank(Z):
     """
     Z = check_array(Z, dtype=np.float64)
     deviation = Z - Z.mean(axis=0)
+    # Below float64's own noise, which is that of its own numbers, a column is constant.
+    noise = 10 * np.finfo(float).eps * np.abs(Z).max(axis=0)
+    deviation[:, np.abs(deviation).max(axis=0) <= noise] = 0.0
     peak = np.abs(deviation).max()
-    # Below float64's own noise all rows are one point.
-    if peak <= 10 * np.finfo(float).eps * np.abs(Z).max():
+    if peak == 0:
         return 0.0
     singular = np.linalg.svd(deviation / peak, compute_uv=False)
     return float(np.exp(entropy(singular**2)))

@@ -85,7 +85,7 @@ def two_sample_accuracy(X, Y, *, classifier=None, cv=5, random_state=None):
     Raises
     ------
     ValueError
-        If the samples differ in width or have fewer rows than folds.
+        If the samples differ in width or one has fewer rows than folds.
 
     References
     ----------
@@ -103,6 +103,11 @@ def two_sample_accuracy(X, Y, *, classifier=None, cv=5, random_state=None):
     True
     """
     X, Y = _check_samples(X, Y)
+    if isinstance(cv, (int, np.integer)) and min(len(X), len(Y)) < cv:
+        raise ValueError(
+            f"Each sample must have a row for each of the {cv} folds; got {len(X)} and "
+            f"{len(Y)} rows. Lower cv."
+        )
     if classifier is None:
         # A seed that does nothing here, but keeps SVC off the global random state.
         classifier = make_pipeline(StandardScaler(), SVC(random_state=0))

@@ -10,11 +10,13 @@ from skgmje.datasets import (
     curve_log_density,
     inverse_log_density,
     lift_view,
+    load_digit_halves,
     make_branches,
     make_curves,
     make_inverse,
 )
 
+ORACLES = [branch_log_density, inverse_log_density, curve_log_density]
 KINDS = ["separated", "intersecting", "heteroscedastic", "unequal"]
 ENTROPY_OF_NOISE = 0.5 * np.log(2 * np.pi * np.e * 0.05**2)
 
@@ -139,8 +141,42 @@ def test_an_unknown_kind_is_named():
             make(5, kind="circle")
 
 
-@pytest.mark.parametrize("noise", [0, -0.1, np.nan])
+@pytest.mark.parametrize("noise", [0, -0.1, np.nan, np.inf])
 def test_noise_must_be_positive(noise):
     for make in (make_branches, make_curves, make_inverse):
         with pytest.raises(ValueError, match="noise must be positive"):
             make(5, noise=noise)
+    for oracle in ORACLES:
+        with pytest.raises(ValueError, match="noise must be positive"):
+            oracle([[0.5]], [[0.5]], noise=noise)
+
+
+@pytest.mark.parametrize("oracle", ORACLES)
+def test_one_dimension_is_one_column_and_others_are_refused(oracle):
+    x, y = np.array([0.1, 0.5]), np.array([0.1, 0.4])
+    expected = oracle(x[:, np.newaxis], y[:, np.newaxis])
+    np.testing.assert_array_equal(oracle(x, y), expected)
+    assert expected.shape == (2,)
+    with pytest.raises(ValueError, match=r"X must have one column.*got shape \(2, 3\)"):
+        oracle(np.zeros((2, 3)), y)
+    with pytest.raises(ValueError, match=r"y must have one column.*got shape \(2, 3\)"):
+        oracle(x, np.zeros((2, 3)))
+    with pytest.raises(ValueError, match="inconsistent numbers of samples"):
+        oracle(x, y[:1])
+
+
+def test_inputs_of_one_dimension_have_a_density_each():
+    found = branch_conditional([0.0, 1.0]).mean
+    np.testing.assert_array_equal(found, branch_conditional([[0.0], [1.0]]).mean)
+
+
+def test_a_view_of_one_dimension_is_lifted_as_one_column():
+    np.testing.assert_array_equal(lift_view([1.0, 2.0]), lift_view([[1.0], [2.0]]))
+    with pytest.raises(ValueError, match=r"must have the shape.*got \(2, 2, 2\)"):
+        lift_view(np.zeros((2, 2, 2)))
+
+
+@pytest.mark.parametrize("source", ["MNIST", "digit", None])
+def test_a_source_of_digits_that_is_unknown_is_named(source):
+    with pytest.raises(ValueError, match=r"one of \['digits', 'mnist'\]; got"):
+        load_digit_halves(source)

@@ -342,6 +342,15 @@ def test_observations_of_another_width_or_in_part_are_refused():
         kalman_filter(space, torch.tensor([[[0.0, torch.nan]]]))
 
 
+def test_no_steps_are_refused():
+    space = random_space(0, 2, 2)
+    with pytest.raises(ValueError, match="at least one step; got shape"):
+        kalman_filter(space, torch.zeros(1, 0, 2))
+    for n_steps in (0, -1):
+        with pytest.raises(ValueError, match=f"at least 1.*got {n_steps}"):
+            space.forecast(space.initial_state(), n_steps)
+
+
 def test_variances_too_far_apart_are_refused():
     rng = np.random.default_rng(0)
     turn, _ = np.linalg.qr(rng.normal(size=(3, 3)))

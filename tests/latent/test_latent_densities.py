@@ -99,6 +99,19 @@ def test_points_of_plane_and_simplex_have_the_densities_of_peers():
     np.testing.assert_allclose(DirichletDensity(7.0).log_prob(z, centre), peer)
 
 
+def test_a_corner_of_the_simplex_has_a_dirichlet_density():
+    corners = torch.eye(2, dtype=torch.float64)
+    density = DirichletDensity(20.0)
+    # Beta(21, 1) at one and at zero.
+    expected = torch.tensor([[math.log(21), -math.inf], [-math.inf, math.log(21)]])
+    torch.testing.assert_close(
+        density.pairwise_log_prob(corners, corners), expected.double()
+    )
+    rows = density.log_prob(corners, corners)
+    torch.testing.assert_close(rows, expected.diagonal().double())
+    assert float(density.log_prob(corners[:1], corners[1:])) == -math.inf
+
+
 def test_the_categorical_density_is_the_expectation_over_classes():
     z, centre = points("categorical", 5, 4), points("categorical", 5, 4, seed=1)
     beta = 1.7

@@ -140,6 +140,19 @@ def test_length_of_the_target_changes_the_radial_factor_alone(
     torch.testing.assert_close(change, 0.1 * radial)
 
 
+@pytest.mark.parametrize("df", [4.0, math.inf])
+@pytest.mark.parametrize("feature_wise", [True, False])
+def test_deviations_and_scales_broadcast_with_each_other(df, feature_wise):
+    deviation, scale = draw(3), 0.5 + draw((5, 3)).abs()
+    found = student_t_log_prob(deviation, scale, df, feature_wise)
+    whole = student_t_log_prob(deviation.expand(5, 3), scale, df, feature_wise)
+    torch.testing.assert_close(found, whole)
+    # A density of three coordinates, though the deviation is one number.
+    found = student_t_log_prob(deviation[:1], scale, df, feature_wise)
+    whole = student_t_log_prob(deviation[:1].expand(5, 3), scale, df, feature_wise)
+    torch.testing.assert_close(found, whole)
+
+
 def test_vectors_of_length_zero_have_finite_densities_and_gradients():
     latent = torch.zeros(2, 3, dtype=torch.float64, requires_grad=True)
     likelihood = PolarStudentT().double()

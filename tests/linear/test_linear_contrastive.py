@@ -632,7 +632,7 @@ def test_the_views_are_not_changed(pairs):
     assert_array_equal(covariance, FIXTURE)
 
 
-def test_the_retrieval_score_ranks_by_the_similarity():
+def test_the_retrieval_score_finds_targets_that_a_context_tells():
     rng = np.random.default_rng(0)
     X = rng.normal(size=(400, 4))
     Y = X @ rng.normal(size=(4, 3)) + 0.1 * rng.normal(size=(400, 3))

@@ -1,6 +1,7 @@
 """Metrics against closed forms, brute force and scipy."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from hypothesis import given, settings
@@ -9,7 +10,12 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV
 
-from skgmje import GMJEEmbedder, MultivariateNormalMixture
+from skgmje import (
+    ContrastiveEmbedder,
+    GaussianMixture,
+    GMJEEmbedder,
+    MultivariateNormalMixture,
+)
 from skgmje.datasets import branch_conditional, make_branches
 from skgmje.metrics import (
     branch_recovery,
@@ -113,6 +119,31 @@ def test_calibration_selects_a_model():
 # -------------------------------------------------------------------------- branches
 
 
+def test_calibration_takes_conditionals_that_answer_in_data_frames():
+    X, y = make_branches(100, random_state=0)
+    rows = pd.DataFrame({"x": X[:, 0], "y": y[:, 0]})
+    mixture = GaussianMixture(3, random_state=0).fit(rows)
+    expected = pit_values(mixture.condition("x", X), y)
+    frame = mixture.set_output(transform="pandas").condition("x", rows[["x"]])
+    np.testing.assert_array_equal(pit_values(frame, rows["y"]), expected)
+    assert 0 < calibration_error(frame, y) < 0.5
+
+
+def test_the_calibration_of_a_learned_target_is_refused():
+    X, y = make_branches(60, random_state=0)
+    options = {"random_state": 0, "max_iter": 1, "hidden_layer_sizes": (4,)}
+    learned = GMJEEmbedder(2, target_encoder="linear", embedding_dim=1, **options)
+    with pytest.raises(
+        ValueError, match="GMJEEmbedder has densities of a target that it"
+    ):
+        calibration_scorer(learned.fit(X, y), X, y)
+    # Its score is of information, but its density is that of y.
+    identity = ContrastiveEmbedder(
+        1, target_encoder="identity", tilting="quadratic", **options
+    )
+    assert calibration_scorer(identity.fit(X, y), X, y) <= 0
+
+
 def test_draws_of_the_truth_recover_the_branches():
     X, _ = make_branches(50, random_state=0)
     truth = branch_conditional(X)
@@ -187,6 +218,8 @@ def test_the_effective_rank_of_lines_and_points():
     assert effective_rank(line) == pytest.approx(1)
     assert effective_rank(np.full((20, 3), 0.1)) == 0
     assert effective_rank(np.zeros((20, 3))) == 0
+    # A large constant in one column says nothing of the noise of another.
+    assert effective_rank([[1e8, 1e-9], [1e8, -1e-9]]) == pytest.approx(1)
 
 
 def test_the_usage_perplexity_of_known_usages():
@@ -264,6 +297,15 @@ def test_samples_of_unequal_size_and_one_distribution_give_one_half():
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(1000, 2)), rng.normal(size=(150, 2))
     assert two_sample_accuracy(X, Y, random_state=0) == pytest.approx(0.5, abs=0.05)
+
+
+def test_each_sample_must_have_a_row_for_every_fold():
+    rng = np.random.default_rng(0)
+    X, Y = rng.normal(size=(20, 2)), rng.normal(size=(4, 2))
+    for pair in ((X, Y), (Y, X)):
+        with pytest.raises(ValueError, match=r"each of the 5 folds; got .*Lower cv"):
+            two_sample_accuracy(*pair)
+    assert 0 <= two_sample_accuracy(X, Y, cv=4, random_state=0) <= 1
 
 
 def test_the_default_judge_sees_what_moments_do_not_show():
