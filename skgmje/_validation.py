@@ -12,7 +12,7 @@ from sklearn import config_context
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils import _safe_indexing as safe_indexing
 from sklearn.utils import validation
-from sklearn.utils._missing import is_pandas_na, is_scalar_nan
+from sklearn.utils._missing import is_pandas_na
 from sklearn.utils._param_validation import HasMethods, Interval, Options, StrOptions
 from sklearn.utils._set_output import _get_container_adapter
 from sklearn.utils._set_output import _SetOutputMixin as SetOutputMixin
@@ -34,7 +34,7 @@ __all__ = [
     "check_target_width",
     "column_or_1d",
     "fit_context",
-    "is_missing",
+    "has_missing",
     "output_adapter",
     "safe_indexing",
     "unchanged_on_error",
@@ -71,9 +71,12 @@ column_or_1d = _to_numpy(validation.column_or_1d)
 validate_data = _to_numpy(validation.validate_data)
 
 
-def is_missing(value: Any) -> bool:
-    """Say whether a single value is None, NaN or pandas' NA."""
-    return value is None or is_scalar_nan(value) or is_pandas_na(value)
+def has_missing(values: np.ndarray) -> bool:
+    """Say whether an array of any kind holds None, NaN, NaT or pandas' NA."""
+    if values.dtype.kind == "O":
+        # NaN and NaT are not equal to themselves.
+        return any(v is None or is_pandas_na(v) or v != v for v in values)
+    return values.dtype.kind in "fcmM" and bool(np.isnan(values).any())
 
 
 def check_numbers(X: Any, input_name: str, **options: Any) -> np.ndarray:

@@ -292,6 +292,9 @@ n_features), or list of array-like of shape (n_steps, n_features)
         -----
         ConvergenceWarning
             If the loss stopped being finite; the last good weights are kept.
+        UserWarning
+            If a table has an index of times and no groups are given: each of its rows
+            is a sequence of its own.
         """
         context = self._init_callback_context(max_subtasks=self.max_iter)
         with unchanged_on_error(self):

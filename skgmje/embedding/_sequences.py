@@ -14,7 +14,7 @@ from skgmje._validation import (
     check_consistent_length,
     check_rows,
     column_or_1d,
-    is_missing,
+    has_missing,
     validate_data,
 )
 from skgmje.views import SequenceViews
@@ -114,8 +114,14 @@ def read_sequences(estimator: Any, X: Any, groups: Any, reset: bool) -> Sequence
     Raises
     ------
     ValueError
-        If X has another form, if a row holds NaN in part, or if groups are given to
-        what is in sequences already.
+        If X has another form, if a row holds NaN in part, if tables of a list differ
+        in their columns, or if groups have missing values or are given to what is in
+        sequences already.
+
+    Warns
+    -----
+    UserWarning
+        If this is a fit on a table with an index of times, without groups.
     """
     shape, lengths, order, names_from = None, None, None, None
     if isinstance(X, (list, tuple)) and len(X) and np.ndim(X[0]) == 2:
@@ -211,7 +217,7 @@ def _check_missing(rows: np.ndarray, is_fit: bool) -> None:
 
 def _order_of_groups(groups: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     groups = column_or_1d(groups)
-    if any(map(is_missing, groups.tolist())):
+    if has_missing(groups):
         raise ValueError(
             "groups has missing values; give every row the sequence that it belongs to."
         )

@@ -155,10 +155,10 @@ class MixtureBase(Distribution):
 
     def _points(self, value: Any) -> Tensor:
         """Return points in the dtype of the mixture; arrays become tensors."""
-        dtype, device = self._options.values()
+        options = self._options
         if isinstance(value, Tensor):
-            return value.to(dtype)
-        return as_tensor(value, device, dtype)
+            return value.to(options["dtype"])
+        return as_tensor(value, **options)
 
     @property
     def _log_weights(self) -> Tensor:

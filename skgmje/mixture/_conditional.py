@@ -7,15 +7,12 @@ the mean, the density and a draw of each row are read off the given block.
 
 import math
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from skgmje.mixture._given import (
-    Given,
-    WhitenedGiven,
-    given_rows,
-)
+from skgmje.mixture._given import Given, WhitenedGiven, given_rows
 from skgmje.mixture._natural import natural_conditional_log_prob
 from skgmje.mixture._protocol import Mixture
 from skgmje.mixture._scale import products_by_component, recording
@@ -39,6 +36,10 @@ class Conditional:
         self.event_shape = torch.Size([n_features - n_given])
         self._joint, self._values = joint, values.reshape(-1, n_given)
         _, _, self.rest_scale = joint._scale.split(n_given)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is made anew from the rest, and holds modules."""
+        return {name: part for name, part in vars(self).items() if name != "_given"}
 
     @cached_property
     def _given(self) -> Given:

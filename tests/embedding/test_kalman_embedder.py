@@ -481,9 +481,12 @@ def test_rows_in_time_that_are_sequences_of_one_step_are_warned_of():
     quick().fit(frame, groups=np.zeros(30))
 
 
-@pytest.mark.parametrize("hole", [None, np.nan, pd.NA])
-def test_rows_without_a_group_are_refused(hole):
-    groups = np.array(["a"] * 10 + [hole] * 10, dtype=object)
+@pytest.mark.parametrize("hole", [None, np.nan, pd.NA, pd.NaT])
+@pytest.mark.parametrize("kind", [object, float, "datetime64[s]"])
+def test_rows_without_a_group_are_refused(hole, kind):
+    if kind is not object:
+        hole = np.nan if kind is float else "NaT"
+    groups = np.array([0] * 10 + [hole] * 10, dtype=object).astype(kind)
     with pytest.raises(ValueError, match="groups has missing values"):
         quick().fit(np.random.default_rng(0).normal(size=(20, 2)), groups=groups)
 

@@ -248,6 +248,8 @@ def test_answers_outlive_the_memory_they_were_computed_in(monkeypatch):
     assert torch.isfinite(inner.log_prob(points[:, [1, 3]])).all()
     for name, value in kept.items():
         assert_close(value, before[name], tol=0.0)
+    again = pickle.loads(pickle.dumps(conditional))
+    assert_close(again.mean, conditional.mean, tol=0.0)
 
 
 @each_covariance_type

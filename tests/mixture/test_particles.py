@@ -499,7 +499,7 @@ def test_a_bank_on_cuda_agrees_with_the_cpu():
 
 PROCESS = """
 import sys, numpy as np, torch.distributed
-from skgmje import GrowingNeuralGas, ParticleBank
+from skgmje import ParticleBank
 
 torch.distributed.init_process_group("gloo")
 rank = torch.distributed.get_rank()
