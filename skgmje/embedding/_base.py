@@ -30,6 +30,9 @@ from skgmje.networks import ACTIVATIONS, Encoder
 from skgmje.training import Trainer
 from skgmje.views import AUGMENTATIONS
 
+# Rows without which a validation loss says too little to keep any out unasked.
+MIN_AUTO_VALIDATION = 10
+
 
 class BaseJointEmbedder(
     CallbackSupportMixin,
@@ -73,7 +76,7 @@ class BaseJointEmbedder(
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "early_stopping": ["boolean"],
+        "early_stopping": ["boolean", StrOptions({"auto"})],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -92,9 +95,7 @@ class BaseJointEmbedder(
     # ---------------------------------------------------------------------- hooks
 
     @abstractmethod
-    def _fit_densities(
-        self, model: JointModel, z_c: Tensor, z_t: Tensor, seed: int
-    ) -> dict[str, Any]:
+    def _fit_densities(self, run: Run, z_c: Tensor, z_t: Tensor) -> dict[str, Any]:
         """Return ``density_``, ``loss_curve_`` and what else depends on embeddings."""
 
     @abstractmethod
@@ -201,20 +202,34 @@ class BaseJointEmbedder(
 
     # -------------------------------------------------------------------- training
 
-    def _make_trainer(self, run: Run, max_iter: int, validate: bool) -> Trainer:
+    def _n_validation(self, run: Run) -> int:
+        """Return how many rows are kept out of training."""
         n_samples = len(run.views)
+        n_validation = max(2, round(self.validation_fraction * n_samples))
+        n_training = n_samples - n_validation
+        if self.early_stopping == "auto":
+            is_asked = (
+                run.target is not None
+                and n_validation >= MIN_AUTO_VALIDATION
+                and n_training >= max(2, self._n_latent_components())
+            )
+            return n_validation if is_asked else 0
+        if not self.early_stopping:
+            return 0
+        if n_training < 2:
+            raise ValueError(
+                "early_stopping=True needs at least two rows to train on and two "
+                f"to validate on; got {n_samples} rows and validation_fraction="
+                f"{self.validation_fraction}. Set early_stopping=False."
+            )
+        check_enough_rows(self._n_latent_components(), n_samples, n_validation)
+        return n_validation
+
+    def _make_trainer(self, run: Run, max_iter: int, n_validation: int = 0) -> Trainer:
         rows = None
-        if validate:
-            n_validation = max(2, round(self.validation_fraction * n_samples))
-            if n_samples - n_validation < 2:
-                raise ValueError(
-                    "early_stopping=True needs at least two rows to train on and two "
-                    f"to validate on; got {n_samples} rows and validation_fraction="
-                    f"{self.validation_fraction}. Set early_stopping=False."
-                )
-            check_enough_rows(self._n_latent_components(), n_samples, n_validation)
+        if n_validation:
             order = torch.randperm(
-                n_samples, generator=run.model.generator, device=run.device
+                len(run.views), generator=run.model.generator, device=run.device
             )
             rows = order[:n_validation]
         trainer = Trainer(
@@ -234,7 +249,7 @@ class BaseJointEmbedder(
         return trainer
 
     def _train(self, run: Run, context: Any, data: dict[str, Any]) -> None:
-        trainer = self._make_trainer(run, self.max_iter, self.early_stopping)
+        trainer = self._make_trainer(run, self.max_iter, self._n_validation(run))
         run.trainer = trainer
         with self._training_context(run):
             run_epochs(
@@ -244,7 +259,7 @@ class BaseJointEmbedder(
 
     def _train_once(self, run: Run, first: bool) -> None:
         """Train for one epoch, with the optimizer of the batches before."""
-        run.trainer = trainer = self._make_trainer(run, max_iter=1, validate=False)
+        run.trainer = trainer = self._make_trainer(run, max_iter=1)
         if not first and "optimizer" in self._training_state:
             trainer.optimizer.load_state_dict(
                 to_tensors(self._training_state["optimizer"], run.device)
@@ -272,7 +287,7 @@ class BaseJointEmbedder(
         """Return all fitted attributes for the present weights."""
         attributes = self._final_networks(run)
         z_c, z_t = self._embed(run, attributes)
-        attributes |= self._fit_densities(run.model, z_c, z_t, run.seed)
+        attributes |= self._fit_densities(run, z_c, z_t)
         attributes["n_iter_"] = len(attributes["loss_curve_"])
         attributes["validation_loss_curve_"] = None
         attributes["n_samples_seen_"] = len(run.views)

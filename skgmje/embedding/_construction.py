@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from skgmje._backend import (
     as_tensor,
@@ -41,6 +41,11 @@ class Run:
     @property
     def device(self) -> torch.device:
         return self.model.generator.device
+
+    @property
+    def held_out(self) -> Tensor | None:
+        """Rows that were kept out of training."""
+        return None if self.trainer is None else self.trainer.validation_rows
 
 
 class ConstructionMixin(EncoderConstructionMixin, InferenceMixin):

@@ -16,6 +16,7 @@ from skgmje.embedding._conditional import (
     ConditionalDensityEmbedder,
     in_own_units,
 )
+from skgmje.embedding._construction import Run
 from skgmje.embedding._inference import CONDITIONAL_ROWS
 from skgmje.embedding._model import Encoders, JointModel, encode
 from skgmje.embedding._retrieval import RetrievalMixin
@@ -149,9 +150,10 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
         Smallest improvement of the loss that counts.
     n_iter_no_change : int, default=20
         Epochs without improvement after which training ends.
-    early_stopping : bool, default=False
+    early_stopping : bool or 'auto', default='auto'
         Whether to keep rows out of training, watch the loss on them, and restore the
-        weights that were best.
+        weights that were best. ``'auto'`` does for a target view that is given, if that
+        keeps at least ten rows, and not for two views that are drawn from X.
     validation_fraction : float, default=0.1
         Share of the rows that are kept out.
     random_state : int, RandomState instance or None, default=None
@@ -262,7 +264,7 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
         max_iter=100,
         tol=1e-4,
         n_iter_no_change=20,
-        early_stopping=False,
+        early_stopping="auto",
         validation_fraction=0.1,
         random_state=None,
         verbose=0,
@@ -335,12 +337,12 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
     def _scores_likelihood(self, target_encoder: Encoder) -> bool:
         return False
 
-    def _fit_densities(
-        self, model: JointModel, z_c: Tensor, z_t: Tensor, seed: int
-    ) -> dict[str, Any]:
-        generator = torch.Generator().manual_seed(seed)
+    def _fit_densities(self, run: Run, z_c: Tensor, z_t: Tensor) -> dict[str, Any]:
+        generator = torch.Generator().manual_seed(run.seed)
         rows = torch.randperm(len(z_c), generator=generator)[: self.n_references]
-        return self._kernels(model, z_c[rows.to(z_c.device)], z_t[rows.to(z_t.device)])
+        return self._kernels(
+            run.model, z_c[rows.to(z_c.device)], z_t[rows.to(z_t.device)]
+        )
 
     def _update_densities(
         self, model: JointModel, z_c: Tensor, z_t: Tensor, rate: float

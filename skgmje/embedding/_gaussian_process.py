@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from skgmje._validation import Interval, StrOptions
 from skgmje.embedding._conditional import ConditionalDensityEmbedder
+from skgmje.embedding._construction import Run
 from skgmje.embedding._model import Encoders, JointModel
 from skgmje.latent import GaussianProcess
 from skgmje.mixture import MultivariateNormalMixture
@@ -204,13 +205,11 @@ class GaussianProcessEmbedder(ConditionalDensityEmbedder):
                 )
         return nn.Identity()
 
-    def _fit_densities(
-        self, model: JointModel, z_c: Tensor, z_t: Tensor, seed: int
-    ) -> dict[str, Any]:
+    def _fit_densities(self, run: Run, z_c: Tensor, z_t: Tensor) -> dict[str, Any]:
         process, losses = GaussianProcess.fit(
-            z_c, z_t, self.n_points, self.n_restarts_optimizer, seed
+            z_c, z_t, self.n_points, self.n_restarts_optimizer, run.seed
         )
-        return self._fit_marginals(z_c, z_t, seed) | {
+        return self._fit_marginals(z_c, z_t, run.seed) | {
             "process_": process,
             "length_scale_": process.length_scale,
             "signal_variance_": process.signal_variance,

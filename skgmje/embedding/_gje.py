@@ -54,9 +54,10 @@ class GJEEmbedder(JointDensityEmbedder):
     augmentation : {'corrupt', 'jitter'} or callable, default='corrupt'
         How a view is drawn from X: entries replaced by those of other rows, Gaussian
         noise, or a function of a batch (a tensor of rows in the units of X).
-    reg_covar : float, default=1e-6
+    reg_covar : float or 'auto', default='auto'
         Added to the diagonal of the covariances of the fitted density, in units of the
-        variances of the embeddings.
+        variances of the embeddings. ``'auto'`` is 1e-6 and what gives the rows that
+        were kept out of training the best score; nothing more where none were.
     learning_rate_init : float, default=3e-3
         First step size of AdamW; it falls to zero along a half cosine.
     weight_decay : float, default=1e-2
@@ -69,9 +70,10 @@ class GJEEmbedder(JointDensityEmbedder):
         Smallest improvement of the loss, in nats, that counts.
     n_iter_no_change : int, default=20
         Epochs without improvement after which training ends.
-    early_stopping : bool, default=False
+    early_stopping : bool or 'auto', default='auto'
         Whether to keep rows out of training, watch the loss on them, and restore the
-        weights that were best.
+        weights that were best. ``'auto'`` does for a target view that is given, if that
+        keeps at least ten rows, and not for two views that are drawn from X.
     validation_fraction : float, default=0.1
         Share of the rows that are kept out.
     random_state : int, RandomState instance or None, default=None
@@ -89,6 +91,8 @@ class GJEEmbedder(JointDensityEmbedder):
         The fitted decoder, if one was asked for.
     density_ : MultivariateNormalMixture
         Joint Gaussian of both embeddings, refitted to all rows after training.
+    reg_covar_ : float
+        What was added to the diagonal of the covariances.
     loss_curve_ : list of float
         Training loss of each epoch, in nats;
         without anything to train, negative log-likelihoods of the EM iterations.
@@ -151,14 +155,14 @@ class GJEEmbedder(JointDensityEmbedder):
         decoder=None,
         target="auto",
         augmentation="corrupt",
-        reg_covar=1e-6,
+        reg_covar="auto",
         learning_rate_init=3e-3,
         weight_decay=1e-2,
         batch_size=256,
         max_iter=100,
         tol=1e-4,
         n_iter_no_change=20,
-        early_stopping=False,
+        early_stopping="auto",
         validation_fraction=0.1,
         random_state=None,
         verbose=0,

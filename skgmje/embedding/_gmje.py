@@ -10,8 +10,9 @@ from torch import Tensor
 from skgmje._backend import as_numpy
 from skgmje._validation import Interval, StrOptions
 from skgmje.embedding._joint import DensityForm, JointDensityEmbedder
-from skgmje.embedding._model import Encoders, JointModel
+from skgmje.embedding._model import Encoders
 from skgmje.embedding._structures import STRUCTURES, fit_structure, update_structure
+from skgmje.embedding._widening import widen
 from skgmje.latent import (
     ENTROPIES,
     LIKELIHOODS,
@@ -104,9 +105,11 @@ class GMJEEmbedder(JointDensityEmbedder):
     rank : int, default=2
         Number of factors of low-rank covariances. It is cut to one less than the width
         of both embeddings, at which they are full. Other forms do not use it.
-    reg_covar : float, default=1e-6
+    reg_covar : float or 'auto', default='auto'
         Added to the diagonal of the covariances of the fitted density, in units of the
-        variances of the embeddings. A bank learns its bandwidths instead.
+        variances of the embeddings. ``'auto'`` is 1e-6 and what gives the rows that
+        were kept out of training the best score; nothing more where none were.
+        A bank learns its bandwidths, and takes what is added alone.
     learning_rate_init : float, default=3e-3
         First step size of AdamW; it falls to zero along a half cosine.
     weight_decay : float, default=1e-2
@@ -119,9 +122,10 @@ class GMJEEmbedder(JointDensityEmbedder):
         Smallest improvement of the loss, in nats, that counts.
     n_iter_no_change : int, default=20
         Epochs without improvement after which training ends.
-    early_stopping : bool, default=False
+    early_stopping : bool or 'auto', default='auto'
         Whether to keep rows out of training, watch the loss on them, and restore the
-        weights that were best.
+        weights that were best. ``'auto'`` does for a target view that is given, if that
+        keeps at least ten rows, and not for two views that are drawn from X.
     validation_fraction : float, default=0.1
         Share of the rows that are kept out.
     random_state : int, RandomState instance or None, default=None
@@ -148,6 +152,8 @@ class GMJEEmbedder(JointDensityEmbedder):
     bank_ : ParticleBank
         Particles over the standardised embeddings of both views, with
         ``components='bank'``.
+    reg_covar_ : float
+        What was added to the diagonal of the covariances.
     loss_curve_ : list of float
         Training loss of each epoch, in nats;
         without anything to train, negative log-likelihoods of the EM iterations.
@@ -234,14 +240,14 @@ class GMJEEmbedder(JointDensityEmbedder):
         entropy=None,
         covariance_type="full",
         rank=2,
-        reg_covar=1e-6,
+        reg_covar="auto",
         learning_rate_init=3e-3,
         weight_decay=1e-2,
         batch_size=256,
         max_iter=100,
         tol=1e-4,
         n_iter_no_change=20,
-        early_stopping=False,
+        early_stopping="auto",
         validation_fraction=0.1,
         random_state=None,
         verbose=0,
@@ -318,23 +324,21 @@ class GMJEEmbedder(JointDensityEmbedder):
     def _n_latent_components(self) -> int:
         return self._n_density_components()
 
-    def _fit_densities(
-        self, model: JointModel, z_c: Tensor, z_t: Tensor, seed: int
-    ) -> dict[str, Any]:
+    def _fit_joint(self, z: Tensor, seed: int) -> dict[str, Any]:
         if self.components not in STRUCTURES:
-            return super()._fit_densities(model, z_c, z_t, seed)
-        z = torch.cat([z_c, z_t], dim=1)
+            return super()._fit_joint(z, seed)
         return fit_structure(
-            self.components, self.n_components, z, self.reg_covar, seed
+            self.components, self.n_components, z, self._least_reg_covar, seed
         )
 
-    def _update_densities(
-        self, model: JointModel, z_c: Tensor, z_t: Tensor, rate: float
-    ) -> dict[str, Any]:
+    def _update_joint(self, z: Tensor, rate: float) -> dict[str, Any]:
         if self.components not in STRUCTURES:
-            return super()._update_densities(model, z_c, z_t, rate)
+            return super()._update_joint(z, rate)
         structure = getattr(self, STRUCTURES[self.components])
-        z = torch.cat([z_c, z_t], dim=1)
-        return update_structure(
-            self.components, structure, self._structure_frame, z, self.reg_covar
+        least = self._least_reg_covar
+        attributes = update_structure(
+            self.components, structure, self._structure_frame, z, least
         )
+        # The structure knows nothing of how much wider its density was made.
+        density = widen(attributes["density_"], self.reg_covar_ - least)
+        return attributes | {"density_": density}

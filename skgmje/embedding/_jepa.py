@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from skgmje._validation import Interval
 from skgmje.embedding._averaging import AveragedTargetMixin
 from skgmje.embedding._conditional import ConditionalDensityEmbedder, in_target_units
+from skgmje.embedding._construction import Run
 from skgmje.embedding._density import fit_centred_gaussian, update_centred_gaussian
 from skgmje.embedding._model import Encoders, JointModel
 from skgmje.mixture import MultivariateNormalMixture
@@ -97,9 +98,10 @@ class JEPAEmbedder(AveragedTargetMixin, ConditionalDensityEmbedder):
     n_iter_no_change : int, default=100
         Epochs without improvement after which training ends. The target of the loss
         moves, so that it may rise while the embeddings get better.
-    early_stopping : bool, default=False
+    early_stopping : bool or 'auto', default='auto'
         Whether to keep rows out of training, watch the loss on them, and restore the
-        weights that were best.
+        weights that were best. ``'auto'`` does for a target view that is given, if that
+        keeps at least ten rows, and not for two views that are drawn from X.
     validation_fraction : float, default=0.1
         Share of the rows that are kept out.
     random_state : int, RandomState instance or None, default=None
@@ -210,7 +212,7 @@ class JEPAEmbedder(AveragedTargetMixin, ConditionalDensityEmbedder):
         max_iter=100,
         tol=1e-4,
         n_iter_no_change=100,
-        early_stopping=False,
+        early_stopping="auto",
         validation_fraction=0.1,
         random_state=None,
         verbose=0,
@@ -271,12 +273,10 @@ class JEPAEmbedder(AveragedTargetMixin, ConditionalDensityEmbedder):
 
     # ------------------------------------------------------------------ the density
 
-    def _fit_densities(
-        self, model: JointModel, z_c: Tensor, z_t: Tensor, seed: int
-    ) -> dict[str, Any]:
-        predictor = model.latent.predictor_for_inference()
-        residual = _residual(predictor, model.fitted_encoders, z_c, z_t)
-        return self._fit_marginals(z_c, z_t, seed) | {
+    def _fit_densities(self, run: Run, z_c: Tensor, z_t: Tensor) -> dict[str, Any]:
+        predictor = run.model.latent.predictor_for_inference()
+        residual = _residual(predictor, run.model.fitted_encoders, z_c, z_t)
+        return self._fit_marginals(z_c, z_t, run.seed) | {
             "predictor_": predictor,
             "residual_density_": fit_centred_gaussian(residual, self.reg_covar),
             "loss_curve_": [],

@@ -1,16 +1,23 @@
 """Embedders whose latent density is one mixture over both views."""
 
 from abc import abstractmethod
+from numbers import Real
 from typing import Any, NamedTuple
 
 import torch
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
+from skgmje._validation import Interval, StrOptions
 from skgmje.embedding._base import BaseJointEmbedder
+from skgmje.embedding._construction import Run
 from skgmje.embedding._density import fit_mixture, update_mixture, variance_unit
 from skgmje.embedding._model import JointModel, encode
+from skgmje.embedding._widening import choose_width, widen
 from skgmje.mixture import MultivariateNormalMixture
+
+# Relative to the variances: enough for a Cholesky factor, too little to be seen.
+LEAST_REG_COVAR = 1e-6
 
 
 class DensityForm(NamedTuple):
@@ -24,6 +31,11 @@ class DensityForm(NamedTuple):
 class JointDensityEmbedder(BaseJointEmbedder):
     """Base of the embedders with a joint density: everything follows from it."""
 
+    _parameter_constraints: dict = {  # noqa: RUF012
+        **BaseJointEmbedder._parameter_constraints,
+        "reg_covar": [Interval(Real, 0, None, closed="left"), StrOptions({"auto"})],
+    }
+
     @abstractmethod
     def _density_form(self) -> DensityForm:
         """Return what the density is made of."""
@@ -31,26 +43,57 @@ class JointDensityEmbedder(BaseJointEmbedder):
     def _n_density_components(self) -> int:
         return self._density_form().n_components
 
-    def _fit_densities(
-        self, model: JointModel, z_c: Tensor, z_t: Tensor, seed: int
-    ) -> dict[str, Any]:
-        form = self._density_form()
+    def _fit_densities(self, run: Run, z_c: Tensor, z_t: Tensor) -> dict[str, Any]:
         z = torch.cat([z_c, z_t], dim=1)
+        attributes = self._fit_joint(z, run.seed)
+        width = 0.0
+        if self.reg_covar == "auto" and run.held_out is not None:
+            width = self._choose_width(run, z_c, z_t)
+            attributes["density_"] = widen(attributes["density_"], width)
+        return attributes | {"reg_covar_": self._least_reg_covar + width}
+
+    def _choose_width(self, run: Run, z_c: Tensor, z_t: Tensor) -> float:
+        held_out = run.held_out
+        is_trained = torch.ones(len(z_c), dtype=torch.bool, device=z_c.device)
+        is_trained[held_out] = False
+        trained = torch.cat([z_c, z_t], dim=1)[is_trained]
+        if len(trained) < self._n_density_components():
+            return 0.0
+        density = self._fit_joint(trained, run.seed)["density_"]
+        is_likelihood = self._scores_likelihood(run.model.fitted_encoders.target)
+        return choose_width(density, z_c[held_out], z_t[held_out], is_likelihood)
+
+    @property
+    def _least_reg_covar(self) -> float:
+        """What is added to covariances, whatever rows that were kept out say."""
+        return LEAST_REG_COVAR if self.reg_covar == "auto" else self.reg_covar
+
+    def _fit_joint(self, z: Tensor, seed: int) -> dict[str, Any]:
+        """Return ``density_`` and ``loss_curve_`` of the embeddings of both views."""
+        form = self._density_form()
         density, loss_curve = fit_mixture(
-            z, form.n_components, form.covariance_type, self.reg_covar, seed, form.rank
+            z,
+            form.n_components,
+            form.covariance_type,
+            self._least_reg_covar,
+            seed,
+            form.rank,
         )
         return {"density_": density, "loss_curve_": loss_curve}
 
     def _update_densities(
         self, model: JointModel, z_c: Tensor, z_t: Tensor, rate: float
     ) -> dict[str, Any]:
-        z = torch.cat([z_c, z_t], dim=1)
+        return self._update_joint(torch.cat([z_c, z_t], dim=1), rate)
+
+    def _update_joint(self, z: Tensor, rate: float) -> dict[str, Any]:
+        """Return the same, moved towards a further batch."""
         density = self._on_device(self.density_)
         form = self._density_form().covariance_type
         views = zip(self._encoders(), self._indices(), strict=True)
         units = [variance_unit(e, density.variance[view]) for e, view in views]
         density, loss = update_mixture(
-            density, z, rate, self.reg_covar, form, torch.cat(units)
+            density, z, rate, self.reg_covar_, form, torch.cat(units)
         )
         return {"density_": density, "loss_curve_": [loss]}
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from skgmje._validation import Interval, StrOptions
 from skgmje.embedding._conditional import ConditionalDensityEmbedder, in_target_units
+from skgmje.embedding._construction import Run
 from skgmje.embedding._model import Encoders, JointModel
 from skgmje.latent import ConditionalMixture
 from skgmje.latent._joint_mixture import GAUSSIAN_SHARE
@@ -273,11 +274,12 @@ class MDNEmbedder(ConditionalDensityEmbedder):
     def _n_density_components(self) -> int:
         return self.n_components
 
-    def _fit_densities(
-        self, model: JointModel, z_c: Tensor, z_t: Tensor, seed: int
-    ) -> dict[str, Any]:
-        head = model.latent.head_for_inference()
-        return self._fit_marginals(z_c, z_t, seed) | {"head_": head, "loss_curve_": []}
+    def _fit_densities(self, run: Run, z_c: Tensor, z_t: Tensor) -> dict[str, Any]:
+        head = run.model.latent.head_for_inference()
+        return self._fit_marginals(z_c, z_t, run.seed) | {
+            "head_": head,
+            "loss_curve_": [],
+        }
 
     def _update_densities(
         self, model: JointModel, z_c: Tensor, z_t: Tensor, rate: float

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from skgmje._backend import as_numpy, as_tensor
 from skgmje._validation import Interval, StrOptions
+from skgmje.embedding._construction import Run
 from skgmje.embedding._inference import SCORE_SEED
 from skgmje.embedding._joint import DensityForm, JointDensityEmbedder
 from skgmje.embedding._model import ENCODING_ROWS, Encoders, JointModel
@@ -129,9 +130,10 @@ class VJEEmbedder(JointDensityEmbedder):
     n_components : int, default=1
         Number of components of the density that is fitted to the embeddings of both
         views after training.
-    reg_covar : float, default=1e-6
+    reg_covar : float or 'auto', default='auto'
         Added to the diagonal of the covariances of the fitted density, in units of the
-        variances of the embeddings.
+        variances of the embeddings. ``'auto'`` is 1e-6 and what gives the rows that
+        were kept out of training the best score; nothing more where none were.
     learning_rate_init : float, default=3e-3
         First step size of AdamW; it falls to zero along a half cosine.
     weight_decay : float, default=1e-4
@@ -145,9 +147,10 @@ class VJEEmbedder(JointDensityEmbedder):
     n_iter_no_change : int, default=100
         Epochs without improvement after which training ends. The target of the loss
         moves, so that it may rise while the embeddings get better.
-    early_stopping : bool, default=False
+    early_stopping : bool or 'auto', default='auto'
         Whether to keep rows out of training, watch the loss on them, and restore the
-        weights that were best.
+        weights that were best. ``'auto'`` does for a target view that is given, if that
+        keeps at least ten rows, and not for two views that are drawn from X.
     validation_fraction : float, default=0.1
         Share of the rows that are kept out.
     random_state : int, RandomState instance or None, default=None
@@ -168,6 +171,8 @@ class VJEEmbedder(JointDensityEmbedder):
         Joint mixture of the embeddings of both views.
     decoder_ : Decoder
         The fitted decoder, if one was asked for.
+    reg_covar_ : float
+        What was added to the diagonal of the covariances.
     loss_curve_ : list of float
         Negative evidence lower bound of each epoch, in nats, with the weight that the
         divergence had then.
@@ -253,14 +258,14 @@ class VJEEmbedder(JointDensityEmbedder):
         target_stop_gradient=True,
         novelty="directional",
         n_components=1,
-        reg_covar=1e-6,
+        reg_covar="auto",
         learning_rate_init=3e-3,
         weight_decay=1e-4,
         batch_size=256,
         max_iter=100,
         tol=1e-4,
         n_iter_no_change=100,
-        early_stopping=False,
+        early_stopping="auto",
         validation_fraction=0.1,
         random_state=None,
         verbose=0,
@@ -334,10 +339,8 @@ class VJEEmbedder(JointDensityEmbedder):
     def _density_form(self) -> DensityForm:
         return DensityForm(self.n_components)
 
-    def _fit_densities(
-        self, model: JointModel, z_c: Tensor, z_t: Tensor, seed: int
-    ) -> dict[str, Any]:
-        return super()._fit_densities(model, z_c, z_t, seed) | _fitted(model)
+    def _fit_densities(self, run: Run, z_c: Tensor, z_t: Tensor) -> dict[str, Any]:
+        return super()._fit_densities(run, z_c, z_t) | _fitted(run.model)
 
     def _update_densities(
         self, model: JointModel, z_c: Tensor, z_t: Tensor, rate: float

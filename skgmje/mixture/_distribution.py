@@ -325,6 +325,47 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
             self._log_weights, loc + scale * self._means, self._scale.multiply(scale)
         )
 
+    def convolve(self, stddev: Tensor) -> Self:
+        """Distribution of the sum with independent normal noise.
+
+        Parameters
+        ----------
+        stddev : tensor or array-like of shape (D,)
+            Standard deviations of the noise of each coordinate; zero for none.
+
+        Returns
+        -------
+        mixture : MultivariateNormalMixture
+            The wider mixture. Spherical components become diagonal unless all standard
+            deviations are equal.
+
+        Raises
+        ------
+        ValueError
+            If `stddev` does not hold one number for each coordinate that is not
+            negative.
+
+        Examples
+        --------
+        >>> import torch
+        >>> from skgmje import MultivariateNormalMixture
+        >>> one = torch.ones(1, dtype=torch.float64)
+        >>> normal = MultivariateNormalMixture(
+        ...     one, torch.zeros(1, 2, dtype=torch.float64), scale_spherical=one
+        ... )
+        >>> normal.convolve([0.0, 3.0]).variance
+        tensor([ 1., 10.], dtype=torch.float64)
+        """
+        stddev = torch.as_tensor(stddev, **self._options)
+        if stddev.shape != self._event_shape or not bool((stddev >= 0).all()):
+            raise ValueError(
+                f"stddev must hold {self._event_shape[0]} numbers that are not "
+                f"negative, one for each coordinate; got {stddev}."
+            )
+        return self._from_parts(
+            self._log_weights, self._means, self._scale.with_noise(stddev)
+        )
+
     # -------------------------------------------------------------------- sampling
 
     @torch.no_grad()

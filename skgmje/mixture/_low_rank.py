@@ -170,6 +170,10 @@ class LowRankScale(Scale):
         noise = scale.abs() * self.noise
         return LowRankScale(torch.cat([loadings, noise.unsqueeze(-1)], dim=-1))
 
+    def with_noise(self, stddev: Tensor) -> "LowRankScale":
+        noise = torch.hypot(self.noise, stddev)
+        return LowRankScale(torch.cat([self.loadings, noise.unsqueeze(-1)], dim=-1))
+
 
 def _check_pivots(root: Tensor, precision: Tensor) -> None:
     """Raise ValueError for a factor that failed or is mostly rounding error."""

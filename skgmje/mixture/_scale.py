@@ -136,6 +136,10 @@ class Scale(ABC):
     def multiply(self, scale: Tensor) -> "Scale":
         """Return the scale of the coordinates multiplied by `scale`, of shape (D,)."""
 
+    @abstractmethod
+    def with_noise(self, stddev: Tensor) -> "Scale":
+        """Return the scale of a sum with independent noise, of `stddev` (D,)."""
+
 
 class TrilScale(Scale):
     """Cholesky factors of shape (*batch, K or 1, D, D): full and tied covariances."""
@@ -207,6 +211,10 @@ class TrilScale(Scale):
         # The signs of the columns are free; they keep the diagonal positive.
         return TrilScale(scale.unsqueeze(-1) * self.factor * scale.sign())
 
+    def with_noise(self, stddev: Tensor) -> "TrilScale":
+        noise = torch.diag_embed(stddev).expand_as(self.factor)
+        return TrilScale(triangularise(torch.cat([self.factor, noise], -1)))
+
 
 class DiagonalScale(Scale):
     """Standard deviations of shape (*batch, K or 1, D)."""
@@ -248,6 +256,9 @@ class DiagonalScale(Scale):
     def multiply(self, scale: Tensor) -> "DiagonalScale":
         return DiagonalScale(scale.abs() * self.factor)
 
+    def with_noise(self, stddev: Tensor) -> "DiagonalScale":
+        return DiagonalScale(torch.hypot(self.factor, stddev))
+
 
 class SphericalScale(Scale):
     """One standard deviation a component, of shape (*batch, K or 1)."""
@@ -287,9 +298,14 @@ class SphericalScale(Scale):
 
     def multiply(self, scale: Tensor) -> Scale:
         scale = scale.abs()
-        if not scale.requires_grad and bool((scale == scale[0]).all()):
+        if _is_one_number(scale):
             return SphericalScale(scale[0] * self.factor)
         return DiagonalScale(scale * self.factor.unsqueeze(-1))
+
+    def with_noise(self, stddev: Tensor) -> Scale:
+        if _is_one_number(stddev):
+            return SphericalScale(torch.hypot(self.factor, stddev[0]))
+        return DiagonalScale(torch.hypot(self.factor.unsqueeze(-1), stddev))
 
 
 def take_component(
@@ -310,6 +326,10 @@ def take_component(
     n_sample_dims = component.dim() - len(batch_shape)
     parameter = parameter.reshape(*(1,) * n_sample_dims, *parameter.shape)
     return torch.take_along_dim(parameter, index, dim=dim).squeeze(dim)
+
+
+def _is_one_number(values: Tensor) -> bool:
+    return not values.requires_grad and bool((values == values[0]).all())
 
 
 def _with_ones(columns: Tensor) -> Tensor:

@@ -456,6 +456,63 @@ def test_affine_keeps_spherical_scales_only_if_all_factors_are_equal():
     assert mixture.affine(loc, double([2, 2, 3])).covariance_type == "diag"
 
 
+# ------------------------------------------------------------- sums with normal noise
+
+
+@each_covariance_type
+@PROFILE
+@for_all(data=st.data(), equal=st.booleans())
+def test_noise_adds_its_variance_to_every_component(covariance_type, data, equal):
+    rng, mixture = data.draw(mixtures(covariance_type))
+    n_features = mixture.event_shape[0]
+    stddev = double(rng.uniform(0, 2, 1 if equal else n_features)).expand(n_features)
+    wider = mixture.convolve(stddev)
+    noise = torch.diag_embed(stddev.square())
+    covariances = mixture.component_covariances + noise
+    assert_close(wider.component_covariances, covariances)
+    assert_close(wider.covariance_matrix, mixture.covariance_matrix + noise)
+    assert_close(wider.mean, mixture.mean)
+    reference = MultivariateNormalMixture.from_log_weights(
+        mixture.log_weights,
+        mixture.means,
+        scale_tril=torch.linalg.cholesky(covariances),
+    )
+    points = random_points(rng, mixture, 3)
+    assert_close(wider.log_prob(points), reference.log_prob(points))
+
+
+@each_covariance_type
+def test_noise_is_a_convolution_of_densities(covariance_type):
+    mixture = random_mixture(np.random.default_rng(1), covariance_type, 3, 1)
+    axis = axis_of(mixture, 0, 2001)
+    points = double([-2.0, 0.3, 1.7])
+    kernel = torch.from_numpy(norm.pdf(points.numpy(), axis.numpy()[:, None], 0.7))
+    density = mixture.log_prob(axis.unsqueeze(-1)).exp().unsqueeze(-1)
+    expected = integrate(density * kernel, axis)
+    wider = mixture.convolve([0.7])
+    assert_close(wider.log_prob(points.unsqueeze(-1)).exp(), expected)
+
+
+@each_covariance_type
+def test_noise_keeps_the_form_at_any_scale(covariance_type):
+    mixture = random_mixture(np.random.default_rng(0), covariance_type)
+    assert mixture.convolve([2, 2, 2]).covariance_type == covariance_type
+    other = "diag" if covariance_type == "spherical" else covariance_type
+    assert mixture.convolve([2, 2, 3]).covariance_type == other
+    assert_same_mixture(mixture.convolve(torch.zeros(3)), mixture)
+    tiny = torch.full((3,), 1e-160, dtype=torch.float64)
+    shrunk = mixture.affine(torch.zeros(3), tiny).convolve(tiny)
+    restored = shrunk.affine(torch.zeros(3), 1 / tiny)
+    expected = mixture.convolve([1, 1, 1]).component_covariances
+    assert_close(restored.component_covariances, expected)
+
+
+@pytest.mark.parametrize("stddev", [[1.0], [1.0, -1.0, 1.0], [1.0, np.nan, 1.0]])
+def test_noise_needs_a_standard_deviation_for_each_coordinate(stddev, single):
+    with pytest.raises(ValueError, match="stddev must hold 3 numbers"):
+        single.convolve(stddev)
+
+
 # ------------------------------------------------------------------------- quadrature
 
 

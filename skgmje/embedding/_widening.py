@@ -1,0 +1,77 @@
+"""How wide a density must be for rows that its encoders were not trained on.
+
+Encoders that learn their rows by heart make the views of those agree better than the
+views of others, so that a density of the former is too narrow. Rows that were kept out
+of training say by how much.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from skgmje.latent import contrastive_bound, pairwise_log_prob
+from skgmje.mixture import MultivariateNormalMixture
+
+# Rows that are enough to choose one number by.
+MAX_ROWS = 1000
+# Variances of the noise that are compared, in units of those of the embeddings.
+COARSE = np.logspace(-6, 1, 15)
+FINE = 10 ** np.array([-0.25, 0.25])
+# Nats that are worth no more noise.
+TOL = 0.01
+
+
+@torch.no_grad()
+def choose_width(
+    density: MultivariateNormalMixture,
+    z_c: Tensor,
+    z_t: Tensor,
+    is_likelihood: bool,
+) -> float:
+    """Return the least noise with which a density scores as well as with any.
+
+    Parameters
+    ----------
+    density : MultivariateNormalMixture
+        Joint density of the embeddings of rows that were trained on.
+    z_c, z_t : tensor of float64 of shape (n_samples, n_features)
+        Embeddings of both views of rows that were not.
+    is_likelihood : bool
+        Whether targets have units, so that their likelihood is what counts, and not the
+        bound on the mutual information.
+
+    Returns
+    -------
+    width : float
+        Variance of the noise, in units of the variances of the density.
+    """
+    z_c, z_t = z_c[:MAX_ROWS], z_t[:MAX_ROWS]
+
+    def score(width: float) -> float:
+        return _score(widen(density, width), z_c, z_t, is_likelihood)
+
+    scores = {width: score(width) for width in (0.0, *COARSE.tolist())}
+    best = max(scores, key=lambda width: scores[width])
+    scores |= {width: score(width) for width in (best * FINE).tolist() if best}
+    enough = max(scores.values()) - TOL
+    return min(width for width in scores if scores[width] >= enough)
+
+
+def widen(
+    density: MultivariateNormalMixture, width: float
+) -> MultivariateNormalMixture:
+    """Add noise, of `width` times the variance of each coordinate, to a density."""
+    if width == 0:
+        return density
+    return density.convolve((width * density.variance).sqrt())
+
+
+def _score(
+    density: MultivariateNormalMixture, z_c: Tensor, z_t: Tensor, is_likelihood: bool
+) -> float:
+    conditional = density.condition(list(range(z_c.shape[1])), z_c)
+    if is_likelihood:
+        score = float(conditional.log_prob(z_t).mean())
+    else:
+        score = float(contrastive_bound(pairwise_log_prob(conditional, z_t)))
+    return score if np.isfinite(score) else -np.inf
