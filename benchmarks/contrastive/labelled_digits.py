@@ -94,7 +94,6 @@ def fit(loss, seed, images, labels):
         batch_size=512,
         learning_rate_init=2e-3,
         max_iter=25,
-        early_stopping=False,
         random_state=seed,
         **LOSSES[loss],
     ).fit(images, np.eye(10)[labels])

@@ -67,7 +67,6 @@ def trained(tilting):
             hidden_layer_sizes=(HIDDEN, HIDDEN),
             max_iter=N_EPOCHS,
             batch_size=BATCH,
-            early_stopping=False,
             random_state=seed,
         ).fit(*train)
         z_c, z_t = model.transform(test[0]), model.transform_target(test[1])

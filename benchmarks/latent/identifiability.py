@@ -81,7 +81,6 @@ def recovered(X, X_next, n_latents, method, seed, epochs=EPOCHS):
         hidden_layer_sizes=(128, 128, 128),
         learning_rate_init=2e-3,
         max_iter=epochs,
-        early_stopping=False,
         random_state=seed,
         **METHODS[method],
     ).fit(X, X_next)

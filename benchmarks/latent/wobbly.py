@@ -105,7 +105,6 @@ def fit(method, seed, X, X_next):
         learning_rate_init=2e-3,
         batch_size=BATCH,
         max_iter=EPOCHS,
-        early_stopping=False,
         random_state=seed,
         **PREDICTIVE | METHODS[method],
     ).fit(X, X_next)

@@ -30,9 +30,6 @@ from skgmje.networks import ACTIVATIONS, Encoder
 from skgmje.training import Trainer
 from skgmje.views import AUGMENTATIONS
 
-# Rows without which a validation loss says too little to keep any out unasked.
-MIN_AUTO_VALIDATION = 10
-
 
 class BaseJointEmbedder(
     CallbackSupportMixin,
@@ -76,7 +73,7 @@ class BaseJointEmbedder(
         "max_iter": [Interval(Integral, 1, None, closed="left")],
         "tol": [Interval(Real, 0, None, closed="left")],
         "n_iter_no_change": [Interval(Integral, 1, None, closed="left")],
-        "early_stopping": ["boolean", StrOptions({"auto"})],
+        "early_stopping": ["boolean"],
         "validation_fraction": [Interval(Real, 0, 1, closed="neither")],
         "random_state": ["random_state"],
         "verbose": ["verbose"],
@@ -203,20 +200,10 @@ class BaseJointEmbedder(
     # -------------------------------------------------------------------- training
 
     def _n_validation(self, run: Run) -> int:
-        """Return how many rows are kept out of training."""
+        """Return how many rows early stopping keeps out of training."""
         n_samples = len(run.views)
         n_validation = max(2, round(self.validation_fraction * n_samples))
-        n_training = n_samples - n_validation
-        if self.early_stopping == "auto":
-            is_asked = (
-                run.target is not None
-                and n_validation >= MIN_AUTO_VALIDATION
-                and n_training >= max(2, self._n_latent_components())
-            )
-            return n_validation if is_asked else 0
-        if not self.early_stopping:
-            return 0
-        if n_training < 2:
+        if n_samples - n_validation < 2:
             raise ValueError(
                 "early_stopping=True needs at least two rows to train on and two "
                 f"to validate on; got {n_samples} rows and validation_fraction="
@@ -225,13 +212,17 @@ class BaseJointEmbedder(
         check_enough_rows(self._n_latent_components(), n_samples, n_validation)
         return n_validation
 
-    def _make_trainer(self, run: Run, max_iter: int, n_validation: int = 0) -> Trainer:
+    def _n_held_out(self, run: Run) -> int:
+        """Return how many rows to keep out of training for the density."""
+        return 0
+
+    def _make_trainer(self, run: Run, max_iter: int, n_held_out: int = 0) -> Trainer:
         rows = None
-        if n_validation:
+        if n_held_out:
             order = torch.randperm(
                 len(run.views), generator=run.model.generator, device=run.device
             )
-            rows = order[:n_validation]
+            rows = order[:n_held_out]
         trainer = Trainer(
             run.model,
             run.views,
@@ -243,13 +234,15 @@ class BaseJointEmbedder(
             tol=self.tol,
             n_iter_no_change=self.n_iter_no_change,
             validation_rows=rows,
+            early_stopping=self.early_stopping,
             verbose=bool(self.verbose),
         )
         trainer.optimizer.register_step_post_hook(lambda *_: run.model.after_step())
         return trainer
 
     def _train(self, run: Run, context: Any, data: dict[str, Any]) -> None:
-        trainer = self._make_trainer(run, self.max_iter, self._n_validation(run))
+        count = self._n_validation if self.early_stopping else self._n_held_out
+        trainer = self._make_trainer(run, self.max_iter, count(run))
         run.trainer = trainer
         with self._training_context(run):
             run_epochs(

@@ -150,10 +150,9 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
         Smallest improvement of the loss that counts.
     n_iter_no_change : int, default=20
         Epochs without improvement after which training ends.
-    early_stopping : bool or 'auto', default='auto'
+    early_stopping : bool, default=False
         Whether to keep rows out of training, watch the loss on them, and restore the
-        weights that were best. ``'auto'`` does for a target view that is given, if that
-        keeps at least ten rows, and not for two views that are drawn from X.
+        weights that were best.
     validation_fraction : float, default=0.1
         Share of the rows that are kept out.
     random_state : int, RandomState instance or None, default=None
@@ -264,7 +263,7 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
         max_iter=100,
         tol=1e-4,
         n_iter_no_change=20,
-        early_stopping="auto",
+        early_stopping=False,
         validation_fraction=0.1,
         random_state=None,
         verbose=0,
@@ -340,9 +339,8 @@ class ContrastiveEmbedder(RetrievalMixin, ConditionalDensityEmbedder):
     def _fit_densities(self, run: Run, z_c: Tensor, z_t: Tensor) -> dict[str, Any]:
         generator = torch.Generator().manual_seed(run.seed)
         rows = torch.randperm(len(z_c), generator=generator)[: self.n_references]
-        return self._kernels(
-            run.model, z_c[rows.to(z_c.device)], z_t[rows.to(z_t.device)]
-        )
+        rows = rows.to(z_c.device)
+        return self._kernels(run.model, z_c[rows], z_t[rows])
 
     def _update_densities(
         self, model: JointModel, z_c: Tensor, z_t: Tensor, rate: float

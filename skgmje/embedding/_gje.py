@@ -56,8 +56,9 @@ class GJEEmbedder(JointDensityEmbedder):
         noise, or a function of a batch (a tensor of rows in the units of X).
     reg_covar : float or 'auto', default='auto'
         Added to the diagonal of the covariances of the fitted density, in units of the
-        variances of the embeddings. ``'auto'`` is 1e-6 and what gives the rows that
-        were kept out of training the best score; nothing more where none were.
+        variances of the embeddings. ``'auto'`` is 1e-6 and, where networks learn from a
+        target view that is given, what gives rows the best score that are kept out of
+        training for this: ten at least, and none if they would be fewer.
     learning_rate_init : float, default=3e-3
         First step size of AdamW; it falls to zero along a half cosine.
     weight_decay : float, default=1e-2
@@ -70,12 +71,11 @@ class GJEEmbedder(JointDensityEmbedder):
         Smallest improvement of the loss, in nats, that counts.
     n_iter_no_change : int, default=20
         Epochs without improvement after which training ends.
-    early_stopping : bool or 'auto', default='auto'
+    early_stopping : bool, default=False
         Whether to keep rows out of training, watch the loss on them, and restore the
-        weights that were best. ``'auto'`` does for a target view that is given, if that
-        keeps at least ten rows, and not for two views that are drawn from X.
+        weights that were best.
     validation_fraction : float, default=0.1
-        Share of the rows that are kept out.
+        Share of the rows that are kept out, here or for `reg_covar`.
     random_state : int, RandomState instance or None, default=None
         Seed of weights, batches, augmentations and starts.
     verbose : int, default=0
@@ -162,7 +162,7 @@ class GJEEmbedder(JointDensityEmbedder):
         max_iter=100,
         tol=1e-4,
         n_iter_no_change=20,
-        early_stopping="auto",
+        early_stopping=False,
         validation_fraction=0.1,
         random_state=None,
         verbose=0,
@@ -194,8 +194,7 @@ class GJEEmbedder(JointDensityEmbedder):
         self, encoders: Encoders, generator: torch.Generator
     ) -> torch.nn.Module:
         # A linear map cannot fold, and is that of canonical correlations without it.
-        kinds = [encoder.recipe["encoder"] for encoder in encoders]
-        if all(isinstance(k, str) and k in ("linear", "identity") for k in kinds):
+        if all(encoder.is_linear for encoder in encoders):
             return GaussianMutualInformation(negentropy_weight=0.0)
         return GaussianMutualInformation()
 

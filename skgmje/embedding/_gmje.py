@@ -107,8 +107,9 @@ class GMJEEmbedder(JointDensityEmbedder):
         of both embeddings, at which they are full. Other forms do not use it.
     reg_covar : float or 'auto', default='auto'
         Added to the diagonal of the covariances of the fitted density, in units of the
-        variances of the embeddings. ``'auto'`` is 1e-6 and what gives the rows that
-        were kept out of training the best score; nothing more where none were.
+        variances of the embeddings. ``'auto'`` is 1e-6 and, where networks learn from a
+        target view that is given, what gives rows the best score that are kept out of
+        training for this: ten at least, and none if they would be fewer.
         A bank learns its bandwidths, and takes what is added alone.
     learning_rate_init : float, default=3e-3
         First step size of AdamW; it falls to zero along a half cosine.
@@ -122,12 +123,11 @@ class GMJEEmbedder(JointDensityEmbedder):
         Smallest improvement of the loss, in nats, that counts.
     n_iter_no_change : int, default=20
         Epochs without improvement after which training ends.
-    early_stopping : bool or 'auto', default='auto'
+    early_stopping : bool, default=False
         Whether to keep rows out of training, watch the loss on them, and restore the
-        weights that were best. ``'auto'`` does for a target view that is given, if that
-        keeps at least ten rows, and not for two views that are drawn from X.
+        weights that were best.
     validation_fraction : float, default=0.1
-        Share of the rows that are kept out.
+        Share of the rows that are kept out, here or for `reg_covar`.
     random_state : int, RandomState instance or None, default=None
         Seed of weights, batches, augmentations and starts.
     verbose : int, default=0
@@ -247,7 +247,7 @@ class GMJEEmbedder(JointDensityEmbedder):
         max_iter=100,
         tol=1e-4,
         n_iter_no_change=20,
-        early_stopping="auto",
+        early_stopping=False,
         validation_fraction=0.1,
         random_state=None,
         verbose=0,

@@ -98,10 +98,9 @@ class JEPAEmbedder(AveragedTargetMixin, ConditionalDensityEmbedder):
     n_iter_no_change : int, default=100
         Epochs without improvement after which training ends. The target of the loss
         moves, so that it may rise while the embeddings get better.
-    early_stopping : bool or 'auto', default='auto'
+    early_stopping : bool, default=False
         Whether to keep rows out of training, watch the loss on them, and restore the
-        weights that were best. ``'auto'`` does for a target view that is given, if that
-        keeps at least ten rows, and not for two views that are drawn from X.
+        weights that were best.
     validation_fraction : float, default=0.1
         Share of the rows that are kept out.
     random_state : int, RandomState instance or None, default=None
@@ -212,7 +211,7 @@ class JEPAEmbedder(AveragedTargetMixin, ConditionalDensityEmbedder):
         max_iter=100,
         tol=1e-4,
         n_iter_no_change=100,
-        early_stopping="auto",
+        early_stopping=False,
         validation_fraction=0.1,
         random_state=None,
         verbose=0,

@@ -18,6 +18,8 @@ from skgmje.mixture import MultivariateNormalMixture
 
 # Relative to the variances: enough for a Cholesky factor, too little to be seen.
 LEAST_REG_COVAR = 1e-6
+# Fewer rows say too little about a density to be kept out of training unasked.
+MIN_HELD_OUT = 10
 
 
 class DensityForm(NamedTuple):
@@ -42,6 +44,15 @@ class JointDensityEmbedder(BaseJointEmbedder):
 
     def _n_density_components(self) -> int:
         return self._density_form().n_components
+
+    def _n_held_out(self, run: Run) -> int:
+        is_linear = all(encoder.is_linear for encoder in run.model.fitted_encoders)
+        if self.reg_covar != "auto" or run.target is None or is_linear:
+            return 0
+        n_held_out = round(self.validation_fraction * len(run.views))
+        n_needed = max(2, self._n_latent_components(), self._n_density_components())
+        is_enough = len(run.views) - n_held_out >= n_needed
+        return n_held_out if is_enough and n_held_out >= MIN_HELD_OUT else 0
 
     def _fit_densities(self, run: Run, z_c: Tensor, z_t: Tensor) -> dict[str, Any]:
         z = torch.cat([z_c, z_t], dim=1)

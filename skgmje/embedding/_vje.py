@@ -132,8 +132,9 @@ class VJEEmbedder(JointDensityEmbedder):
         views after training.
     reg_covar : float or 'auto', default='auto'
         Added to the diagonal of the covariances of the fitted density, in units of the
-        variances of the embeddings. ``'auto'`` is 1e-6 and what gives the rows that
-        were kept out of training the best score; nothing more where none were.
+        variances of the embeddings. ``'auto'`` is 1e-6 and, where networks learn from a
+        target view that is given, what gives rows the best score that are kept out of
+        training for this: ten at least, and none if they would be fewer.
     learning_rate_init : float, default=3e-3
         First step size of AdamW; it falls to zero along a half cosine.
     weight_decay : float, default=1e-4
@@ -147,12 +148,11 @@ class VJEEmbedder(JointDensityEmbedder):
     n_iter_no_change : int, default=100
         Epochs without improvement after which training ends. The target of the loss
         moves, so that it may rise while the embeddings get better.
-    early_stopping : bool or 'auto', default='auto'
+    early_stopping : bool, default=False
         Whether to keep rows out of training, watch the loss on them, and restore the
-        weights that were best. ``'auto'`` does for a target view that is given, if that
-        keeps at least ten rows, and not for two views that are drawn from X.
+        weights that were best.
     validation_fraction : float, default=0.1
-        Share of the rows that are kept out.
+        Share of the rows that are kept out, here or for `reg_covar`.
     random_state : int, RandomState instance or None, default=None
         Seed of weights, batches, augmentations and starts.
     verbose : int, default=0
@@ -265,7 +265,7 @@ class VJEEmbedder(JointDensityEmbedder):
         max_iter=100,
         tol=1e-4,
         n_iter_no_change=100,
-        early_stopping="auto",
+        early_stopping=False,
         validation_fraction=0.1,
         random_state=None,
         verbose=0,

@@ -76,6 +76,11 @@ class Encoder(nn.Module):
         return isinstance(self.network, nn.Identity)
 
     @property
+    def is_linear(self) -> bool:
+        """Whether embeddings are a linear map of the view, or the view itself."""
+        return self.recipe["encoder"] in ("linear", "identity")
+
+    @property
     def is_trainable(self) -> bool:
         """Whether any weight can change."""
         return any(weight.requires_grad for weight in self.network.parameters())

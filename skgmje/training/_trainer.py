@@ -82,8 +82,10 @@ class Trainer:
     n_iter_no_change : int
         Epochs without improvement after which training ends.
     validation_rows : tensor of int64 or None
-        Rows kept out of training and watched instead of the training loss; the best
-        weights on them are restored.
+        Rows kept out of training.
+    early_stopping : bool, default=True
+        Whether the loss on these rows is watched instead of the training loss, and the
+        best weights on them are restored.
     verbose : bool
         Whether to print the losses of every epoch.
 
@@ -121,6 +123,7 @@ class Trainer:
         tol: float,
         n_iter_no_change: int,
         validation_rows: Tensor | None = None,
+        early_stopping: bool = True,
         verbose: bool = False,
     ):
         self.model, self.views, self.generator = model, views, generator
@@ -136,9 +139,8 @@ class Trainer:
             _parameter_groups(model, learning_rate, weight_decay), fused=True
         )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self._cosine)
-        self.history = TrainingHistory(
-            validation_loss_curve=None if validation_rows is None else []
-        )
+        is_watched = early_stopping and validation_rows is not None
+        self.history = TrainingHistory(validation_loss_curve=[] if is_watched else None)
         self._best = self._last = self._snapshot()
         self._stopped = False
 
@@ -195,7 +197,7 @@ class Trainer:
 
     def restore_best(self) -> None:
         """Bring back the weights of the best validation loss, if there is one."""
-        if self.validation_rows is not None and self.n_epochs:
+        if self.history.validation_loss_curve:
             self.model.load_state_dict(self._best)
 
     def _cosine(self, epoch: int) -> float:

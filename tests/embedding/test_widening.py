@@ -8,17 +8,16 @@ import torch
 from sklearn.datasets import load_diabetes
 
 from skgmje import (
-    ContrastiveEmbedder,
     GJEEmbedder,
     GMJEEmbedder,
-    JEPAEmbedder,
-    LDMEmbedder,
     MultivariateNormalMixture,
     VJEEmbedder,
     load,
 )
+from skgmje.embedding._joint import JointDensityEmbedder
 from skgmje.embedding._widening import choose_width, widen
 from skgmje.latent import contrastive_bound, pairwise_log_prob
+from skgmje.training import Trainer
 
 QUICK = {"embedding_dim": 2, "max_iter": 3, "random_state": 0}
 JOINT = {
@@ -114,15 +113,16 @@ def test_scores_that_are_not_finite_are_never_the_best():
 
 @pytest.fixture(scope="module")
 def learned_by_heart(views):
-    """Each embedder, widened and not, of networks that know their rows."""
+    """Each embedder, widened and not, of networks that know the same rows."""
     options = {"embedding_dim": 8, "max_iter": 40, "n_iter_no_change": 40}
-    return {
-        name: [
-            fresh(name, reg_covar=reg_covar, **options).fit(*views)
-            for reg_covar in ("auto", 1e-6)
-        ]
-        for name in JOINT
-    }
+    choices = {"auto": {}, "number": {"reg_covar": 1e-6}}
+    with pytest.MonkeyPatch.context() as patch:
+        # Rows are kept out whatever reg_covar is.
+        patch.setattr(JointDensityEmbedder, "_n_held_out", lambda self, run: 30)
+        return {
+            name: [fresh(name, **options | c).fit(*views) for c in choices.values()]
+            for name in JOINT
+        }
 
 
 @each_joint
@@ -157,17 +157,9 @@ def test_a_batch_keeps_the_width(name, views, learned_by_heart):
     assert least_share(widened.density_) > least_share(plain.density_)
 
 
-@each_joint
-def test_nothing_is_added_where_no_rows_are_kept_out(name, views):
-    automatic = fresh(name, early_stopping=False).fit(*views)
-    number = fresh(name, early_stopping=False, reg_covar=1e-6).fit(*views)
-    assert automatic.reg_covar_ == number.reg_covar_ == 1e-6
-    for key, parameter in number.density_.parameters().items():
-        assert torch.equal(automatic.density_.parameters()[key], parameter)
-
-
 def test_the_width_is_saved(views, tmp_path):
-    model = fresh("gje").fit(*views)
+    model = fresh("gje", embedding_dim=8, max_iter=30).fit(*views)
+    assert model.reg_covar_ > 1e-3
     model.save(tmp_path / "model.safetensors")
     loaded = load(tmp_path / "model.safetensors")
     assert loaded.reg_covar_ == model.reg_covar_
@@ -193,7 +185,7 @@ def test_views_that_share_nothing_score_nothing(name):
     X, Y = rng.normal(size=(1500, 20)), rng.normal(size=(1500, 20))
     train, test = slice(0, 500), slice(500, None)
     options = {"embedding_dim": 8, "max_iter": 60}
-    by_heart = fresh(name, early_stopping=False, **options).fit(X[train], Y[train])
+    by_heart = fresh(name, reg_covar=1e-6, **options).fit(X[train], Y[train])
     honest = fresh(name, **options).fit(X[train], Y[train])
     assert by_heart.score(X[test], Y[test]) < -0.2
     assert -0.1 < honest.score(X[test], Y[test]) < 0.1
@@ -214,7 +206,7 @@ def test_intervals_of_other_rows_cover_what_they_say(name):
     options = {"target": "y", "target_encoder": "identity"}
     options |= {"embedding_dim": 8, "max_iter": 60}
     honest = fresh(name, **options).fit(X[train], y[train])
-    by_heart = fresh(name, early_stopping=False, **options).fit(X[train], y[train])
+    by_heart = fresh(name, reg_covar=1e-6, **options).fit(X[train], y[train])
     assert 0.86 < coverage_of_intervals(honest, X[test], y[test]) < 0.94
     assert coverage_of_intervals(by_heart, X[test], y[test]) < 0.85
 
@@ -226,7 +218,7 @@ def test_intervals_of_few_rows_cover_more_than_without():
     options = {"target": "y", "target_encoder": "identity"}
     options |= {"embedding_dim": 8, "max_iter": 100}
     honest = fresh("gje", **options).fit(X[train], y[train])
-    by_heart = fresh("gje", early_stopping=False, **options).fit(X[train], y[train])
+    by_heart = fresh("gje", reg_covar=1e-6, **options).fit(X[train], y[train])
     gain = coverage_of_intervals(honest, X[test], y[test]) - coverage_of_intervals(
         by_heart, X[test], y[test]
     )
@@ -236,31 +228,48 @@ def test_intervals_of_few_rows_cover_more_than_without():
 # ---------------------------------------------------------- which rows are kept out
 
 
-@pytest.mark.parametrize(
-    "estimator_class",
-    [
-        GJEEmbedder,
-        GMJEEmbedder,
-        VJEEmbedder,
-        JEPAEmbedder,
-        LDMEmbedder,
-        ContrastiveEmbedder,
-    ],
-)
-def test_rows_are_kept_out_of_a_given_target_that_has_enough(estimator_class, views):
-    X, Y = views
-    estimator = estimator_class(max_iter=2, random_state=0)
-    assert estimator.early_stopping == "auto"
-    assert len(estimator.fit(X, Y).validation_loss_curve_) == 2
-    assert estimator.fit(X).validation_loss_curve_ is None
-    assert estimator.fit(X[:94], Y[:94]).validation_loss_curve_ is None
-    assert estimator.fit(X[:96], Y[:96]).validation_loss_curve_ is not None
+@each_joint
+@pytest.mark.parametrize(("n_samples", "n_held_out"), [(94, 0), (96, 10), (300, 30)])
+def test_a_tenth_of_enough_rows_is_kept_out(
+    name, n_samples, n_held_out, views, monkeypatch
+):
+    kept = []
+
+    class Recorded(Trainer):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            kept.append(self.validation_rows)
+
+    monkeypatch.setattr("skgmje.embedding._base.Trainer", Recorded)
+    X, Y = (view[:n_samples] for view in views)
+    estimator = fresh(name, max_iter=1).fit(X, Y)
+    assert estimator.validation_loss_curve_ is None
+    assert len(estimator.loss_curve_) == 1
+    (rows,) = kept
+    assert (0 if rows is None else len(rows)) == n_held_out
+    estimator.fit(X)
+    estimator.set_params(reg_covar=1e-6).fit(X, Y)
+    assert kept[1:] == [None, None]
+
+
+@pytest.mark.parametrize("encoder", ["linear", "identity"])
+def test_linear_encoders_learn_from_all_rows(encoder, views):
+    automatic = fresh("gje", encoder=encoder).fit(*views)
+    number = fresh("gje", encoder=encoder, reg_covar=1e-6).fit(*views)
+    assert automatic.reg_covar_ == 1e-6
+    assert torch.equal(automatic.density_.scale_tril, number.density_.scale_tril)
+
+
+def test_early_stopping_keeps_the_same_rows_for_both(views):
+    stopped = fresh("gje", early_stopping=True, max_iter=30, embedding_dim=8)
+    stopped.fit(*views)
+    assert len(stopped.validation_loss_curve_) == stopped.n_iter_
+    assert stopped.reg_covar_ > 1e-6
 
 
 def test_rows_are_not_kept_out_if_the_components_need_them(views):
     X, Y = (view[:100] for view in views)
     model = GMJEEmbedder(95, max_iter=1, random_state=0).fit(X, Y)
-    assert model.validation_loss_curve_ is None
     assert model.reg_covar_ == 1e-6
 
 
