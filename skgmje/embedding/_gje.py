@@ -75,7 +75,7 @@ class GJEEmbedder(JointDensityEmbedder):
         Whether to keep rows out of training, watch the loss on them, and restore the
         weights that were best.
     validation_fraction : float, default=0.1
-        Share of the rows that are kept out, here or for `reg_covar`.
+        Share of the rows that are kept out, for `early_stopping` or for `reg_covar`.
     random_state : int, RandomState instance or None, default=None
         Seed of weights, batches, augmentations and starts.
     verbose : int, default=0
@@ -90,7 +90,8 @@ class GJEEmbedder(JointDensityEmbedder):
     decoder_ : Decoder
         The fitted decoder, if one was asked for.
     density_ : MultivariateNormalMixture
-        Joint Gaussian of both embeddings, refitted to all rows after training.
+        Joint Gaussian of both embeddings, refitted to all rows after training, and as
+        wide as `reg_covar_` says.
     reg_covar_ : float
         What was added to the diagonal of the covariances.
     loss_curve_ : list of float

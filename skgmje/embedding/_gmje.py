@@ -127,7 +127,7 @@ class GMJEEmbedder(JointDensityEmbedder):
         Whether to keep rows out of training, watch the loss on them, and restore the
         weights that were best.
     validation_fraction : float, default=0.1
-        Share of the rows that are kept out, here or for `reg_covar`.
+        Share of the rows that are kept out, for `early_stopping` or for `reg_covar`.
     random_state : int, RandomState instance or None, default=None
         Seed of weights, batches, augmentations and starts.
     verbose : int, default=0
@@ -335,10 +335,12 @@ class GMJEEmbedder(JointDensityEmbedder):
         if self.components not in STRUCTURES:
             return super()._update_joint(z, rate)
         structure = getattr(self, STRUCTURES[self.components])
-        least = self._least_reg_covar
         attributes = update_structure(
-            self.components, structure, self._structure_frame, z, least
+            self.components,
+            structure,
+            self._structure_frame,
+            z,
+            self._least_reg_covar,
         )
         # The structure knows nothing of how much wider its density was made.
-        density = widen(attributes["density_"], self.reg_covar_ - least)
-        return attributes | {"density_": density}
+        return attributes | {"density_": widen(attributes["density_"], self._width)}

@@ -55,20 +55,24 @@ class JointDensityEmbedder(BaseJointEmbedder):
         return n_held_out if is_enough and n_held_out >= MIN_HELD_OUT else 0
 
     def _fit_densities(self, run: Run, z_c: Tensor, z_t: Tensor) -> dict[str, Any]:
-        z = torch.cat([z_c, z_t], dim=1)
-        attributes = self._fit_joint(z, run.seed)
+        attributes = self._fit_joint(torch.cat([z_c, z_t], dim=1), run.seed)
         width = 0.0
         if self.reg_covar == "auto" and run.held_out is not None:
-            width = self._choose_width(run, z_c, z_t)
-            attributes["density_"] = widen(attributes["density_"], width)
-        return attributes | {"reg_covar_": self._least_reg_covar + width}
+            width = self._choose_width(run, run.held_out, z_c, z_t)
+        return attributes | {
+            "density_": widen(attributes["density_"], width),
+            "reg_covar_": self._least_reg_covar + width,
+        }
 
-    def _choose_width(self, run: Run, z_c: Tensor, z_t: Tensor) -> float:
-        held_out = run.held_out
+    def _choose_width(
+        self, run: Run, held_out: Tensor, z_c: Tensor, z_t: Tensor
+    ) -> float:
+        """Let rows that were kept out judge the density of those that were not."""
         is_trained = torch.ones(len(z_c), dtype=torch.bool, device=z_c.device)
         is_trained[held_out] = False
         trained = torch.cat([z_c, z_t], dim=1)[is_trained]
-        if len(trained) < self._n_density_components():
+        too_few = len(trained) < self._n_density_components()
+        if too_few or len(held_out) < MIN_HELD_OUT:
             return 0.0
         density = self._fit_joint(trained, run.seed)["density_"]
         is_likelihood = self._scores_likelihood(run.model.fitted_encoders.target)
@@ -78,6 +82,13 @@ class JointDensityEmbedder(BaseJointEmbedder):
     def _least_reg_covar(self) -> float:
         """What is added to covariances, whatever rows that were kept out say."""
         return LEAST_REG_COVAR if self.reg_covar == "auto" else self.reg_covar
+
+    @property
+    def _width(self) -> float:
+        """How much more the fitted density was given."""
+        if self.reg_covar != "auto":
+            return 0.0
+        return max(0.0, self.reg_covar_ - LEAST_REG_COVAR)
 
     def _fit_joint(self, z: Tensor, seed: int) -> dict[str, Any]:
         """Return ``density_`` and ``loss_curve_`` of the embeddings of both views."""
@@ -95,7 +106,8 @@ class JointDensityEmbedder(BaseJointEmbedder):
     def _update_densities(
         self, model: JointModel, z_c: Tensor, z_t: Tensor, rate: float
     ) -> dict[str, Any]:
-        return self._update_joint(torch.cat([z_c, z_t], dim=1), rate)
+        attributes = self._update_joint(torch.cat([z_c, z_t], dim=1), rate)
+        return attributes | {"reg_covar_": self._least_reg_covar + self._width}
 
     def _update_joint(self, z: Tensor, rate: float) -> dict[str, Any]:
         """Return the same, moved towards a further batch."""
@@ -103,8 +115,9 @@ class JointDensityEmbedder(BaseJointEmbedder):
         form = self._density_form().covariance_type
         views = zip(self._encoders(), self._indices(), strict=True)
         units = [variance_unit(e, density.variance[view]) for e, view in views]
+        reg_covar = self._least_reg_covar + self._width
         density, loss = update_mixture(
-            density, z, rate, self.reg_covar_, form, torch.cat(units)
+            density, z, rate, reg_covar, form, torch.cat(units)
         )
         return {"density_": density, "loss_curve_": [loss]}
 

@@ -152,7 +152,7 @@ class VJEEmbedder(JointDensityEmbedder):
         Whether to keep rows out of training, watch the loss on them, and restore the
         weights that were best.
     validation_fraction : float, default=0.1
-        Share of the rows that are kept out, here or for `reg_covar`.
+        Share of the rows that are kept out, for `early_stopping` or for `reg_covar`.
     random_state : int, RandomState instance or None, default=None
         Seed of weights, batches, augmentations and starts.
     verbose : int, default=0

@@ -274,6 +274,19 @@ def test_rows_are_not_kept_out_if_the_components_need_them(views):
 
 
 def test_a_density_of_more_components_than_training_rows_is_not_widened(views):
-    X, Y = (view[:40] for view in views)
-    model = VJEEmbedder(2, n_components=38, early_stopping=True, max_iter=1)
+    X, Y = (view[:120] for view in views)
+    model = VJEEmbedder(2, n_components=110, early_stopping=True, max_iter=1)
     assert model.fit(X, Y).reg_covar_ == 1e-6
+
+
+def test_a_handful_of_rows_says_nothing_about_the_width(views):
+    X, Y = (view[:40] for view in views)
+    assert fresh("gje", early_stopping=True).fit(X, Y).reg_covar_ == 1e-6
+
+
+@each_joint
+def test_another_reg_covar_counts_from_the_next_batch_on(name, views, learned_by_heart):
+    model = copy.deepcopy(learned_by_heart[name][0])
+    model.set_params(reg_covar=50.0).partial_fit(*views)
+    assert model.reg_covar_ == 50.0
+    assert bool(model.density_.variance.isfinite().all())
