@@ -353,7 +353,7 @@ class MultivariateNormalMixture(UncertaintyMixin, MixtureBase):
         >>> normal = MultivariateNormalMixture(
         ...     one, torch.zeros(1, 2, dtype=torch.float64), scale_spherical=one
         ... )
-        >>> normal.convolve([0.0, 3.0]).variance
+        >>> normal.convolve([0.0, 3.0]).variance.round(decimals=3)
         tensor([ 1., 10.], dtype=torch.float64)
         """
         stddev = torch.as_tensor(stddev, **self._options)
