@@ -114,7 +114,7 @@ def test_scores_that_are_not_finite_are_never_the_best():
 @pytest.fixture(scope="module")
 def learned_by_heart(views):
     """Each embedder, widened and not, of networks that know the same rows."""
-    options = {"embedding_dim": 8, "max_iter": 40, "n_iter_no_change": 40}
+    options = {"embedding_dim": 8, "max_iter": 25, "n_iter_no_change": 25}
     choices = {"auto": {}, "number": {"reg_covar": 1e-6}}
     with pytest.MonkeyPatch.context() as patch:
         # Rows are kept out whatever reg_covar is.
@@ -184,7 +184,7 @@ def test_views_that_share_nothing_score_nothing(name):
     rng = np.random.default_rng(0)
     X, Y = rng.normal(size=(1500, 20)), rng.normal(size=(1500, 20))
     train, test = slice(0, 500), slice(500, None)
-    options = {"embedding_dim": 8, "max_iter": 60}
+    options = {"embedding_dim": 8, "max_iter": 40}
     by_heart = fresh(name, reg_covar=1e-6, **options).fit(X[train], Y[train])
     honest = fresh(name, **options).fit(X[train], Y[train])
     assert by_heart.score(X[test], Y[test]) < -0.2
