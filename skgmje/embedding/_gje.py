@@ -56,9 +56,10 @@ class GJEEmbedder(JointDensityEmbedder):
         noise, or a function of a batch (a tensor of rows in the units of X).
     reg_covar : float or 'auto', default='auto'
         Added to the diagonal of the covariances of the fitted density, in units of the
-        variances of the embeddings. ``'auto'`` is 1e-6 and, where networks learn from a
-        target view that is given, what gives rows the best score that are kept out of
-        training for this: ten at least, and none if they would be fewer.
+        variances of the embeddings. ``'auto'`` is 1e-6, and as much more as gives the
+        rows that are kept out of training the best score, if these are ten at least.
+        For this, rows are kept out where networks learn from a target view that is
+        given, and with `early_stopping`.
     learning_rate_init : float, default=3e-3
         First step size of AdamW; it falls to zero along a half cosine.
     weight_decay : float, default=1e-2
@@ -93,7 +94,7 @@ class GJEEmbedder(JointDensityEmbedder):
         Joint Gaussian of both embeddings, refitted to all rows after training, and as
         wide as `reg_covar_` says.
     reg_covar_ : float
-        What was added to the diagonal of the covariances.
+        Value of `reg_covar` that was used, in units of the variances.
     loss_curve_ : list of float
         Training loss of each epoch, in nats;
         without anything to train, negative log-likelihoods of the EM iterations.

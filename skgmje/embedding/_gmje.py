@@ -107,10 +107,11 @@ class GMJEEmbedder(JointDensityEmbedder):
         of both embeddings, at which they are full. Other forms do not use it.
     reg_covar : float or 'auto', default='auto'
         Added to the diagonal of the covariances of the fitted density, in units of the
-        variances of the embeddings. ``'auto'`` is 1e-6 and, where networks learn from a
-        target view that is given, what gives rows the best score that are kept out of
-        training for this: ten at least, and none if they would be fewer.
-        A bank learns its bandwidths, and takes what is added alone.
+        variances of the embeddings. ``'auto'`` is 1e-6, and as much more as gives the
+        rows that are kept out of training the best score, if these are ten at least.
+        For this, rows are kept out where networks learn from a target view that is
+        given, and with `early_stopping`.
+        A bank learns its bandwidths: a number is not used, ``'auto'`` widens them.
     learning_rate_init : float, default=3e-3
         First step size of AdamW; it falls to zero along a half cosine.
     weight_decay : float, default=1e-2
@@ -153,7 +154,7 @@ class GMJEEmbedder(JointDensityEmbedder):
         Particles over the standardised embeddings of both views, with
         ``components='bank'``.
     reg_covar_ : float
-        What was added to the diagonal of the covariances.
+        Value of `reg_covar` that was used, in units of the variances.
     loss_curve_ : list of float
         Training loss of each epoch, in nats;
         without anything to train, negative log-likelihoods of the EM iterations.
@@ -335,12 +336,10 @@ class GMJEEmbedder(JointDensityEmbedder):
         if self.components not in STRUCTURES:
             return super()._update_joint(z, rate)
         structure = getattr(self, STRUCTURES[self.components])
+        least = self._least_reg_covar
         attributes = update_structure(
-            self.components,
-            structure,
-            self._structure_frame,
-            z,
-            self._least_reg_covar,
+            self.components, structure, self._structure_frame, z, least
         )
         # The structure knows nothing of how much wider its density was made.
-        return attributes | {"density_": widen(attributes["density_"], self._width)}
+        density = widen(attributes["density_"], self._known_reg_covar - least)
+        return attributes | {"density_": density}

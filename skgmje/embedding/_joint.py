@@ -84,11 +84,11 @@ class JointDensityEmbedder(BaseJointEmbedder):
         return LEAST_REG_COVAR if self.reg_covar == "auto" else self.reg_covar
 
     @property
-    def _width(self) -> float:
-        """How much more the fitted density was given."""
-        if self.reg_covar != "auto":
-            return 0.0
-        return max(0.0, self.reg_covar_ - LEAST_REG_COVAR)
+    def _known_reg_covar(self) -> float:
+        """What a further batch adds: the number that was given, or that was found."""
+        if self.reg_covar == "auto":
+            return max(LEAST_REG_COVAR, self.reg_covar_)
+        return self.reg_covar
 
     def _fit_joint(self, z: Tensor, seed: int) -> dict[str, Any]:
         """Return ``density_`` and ``loss_curve_`` of the embeddings of both views."""
@@ -107,7 +107,7 @@ class JointDensityEmbedder(BaseJointEmbedder):
         self, model: JointModel, z_c: Tensor, z_t: Tensor, rate: float
     ) -> dict[str, Any]:
         attributes = self._update_joint(torch.cat([z_c, z_t], dim=1), rate)
-        return attributes | {"reg_covar_": self._least_reg_covar + self._width}
+        return attributes | {"reg_covar_": self._known_reg_covar}
 
     def _update_joint(self, z: Tensor, rate: float) -> dict[str, Any]:
         """Return the same, moved towards a further batch."""
@@ -115,9 +115,8 @@ class JointDensityEmbedder(BaseJointEmbedder):
         form = self._density_form().covariance_type
         views = zip(self._encoders(), self._indices(), strict=True)
         units = [variance_unit(e, density.variance[view]) for e, view in views]
-        reg_covar = self._least_reg_covar + self._width
         density, loss = update_mixture(
-            density, z, rate, reg_covar, form, torch.cat(units)
+            density, z, rate, self._known_reg_covar, form, torch.cat(units)
         )
         return {"density_": density, "loss_curve_": [loss]}
 

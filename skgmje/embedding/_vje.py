@@ -132,9 +132,10 @@ class VJEEmbedder(JointDensityEmbedder):
         views after training.
     reg_covar : float or 'auto', default='auto'
         Added to the diagonal of the covariances of the fitted density, in units of the
-        variances of the embeddings. ``'auto'`` is 1e-6 and, where networks learn from a
-        target view that is given, what gives rows the best score that are kept out of
-        training for this: ten at least, and none if they would be fewer.
+        variances of the embeddings. ``'auto'`` is 1e-6, and as much more as gives the
+        rows that are kept out of training the best score, if these are ten at least.
+        For this, rows are kept out where networks learn from a target view that is
+        given, and with `early_stopping`.
     learning_rate_init : float, default=3e-3
         First step size of AdamW; it falls to zero along a half cosine.
     weight_decay : float, default=1e-4
@@ -172,7 +173,7 @@ class VJEEmbedder(JointDensityEmbedder):
     decoder_ : Decoder
         The fitted decoder, if one was asked for.
     reg_covar_ : float
-        What was added to the diagonal of the covariances.
+        Value of `reg_covar` that was used, in units of the variances.
     loss_curve_ : list of float
         Negative evidence lower bound of each epoch, in nats, with the weight that the
         divergence had then.

@@ -5,6 +5,9 @@ views of others, so that a density of the former is too narrow. Rows that were k
 of training say by how much.
 """
 
+import math
+import warnings
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -12,10 +15,11 @@ from torch import Tensor
 from skgmje.latent import contrastive_bound, pairwise_log_prob
 from skgmje.mixture import MultivariateNormalMixture
 
-# Rows that are enough to choose one number by.
-MAX_ROWS = 1000
+# Rows that are enough to choose one number by, and densities of single components that
+# are enough for one score: the bound needs those of all pairs of rows.
+MAX_ROWS, MAX_DENSITIES = 1000, 2**22
 # Variances of the noise that are compared, in units of those of the embeddings.
-COARSE = np.logspace(-6, 1, 15)
+COARSE = np.logspace(-4, 1, 11)
 FINE = 10 ** np.array([-0.25, 0.25])
 # Nats that are worth no more noise.
 TOL = 0.01
@@ -44,15 +48,34 @@ def choose_width(
     -------
     width : float
         Variance of the noise, in units of the variances of the density.
+
+    Warns
+    -----
+    UserWarning
+        If it is interrupted from the keyboard.
     """
-    z_c, z_t = z_c[:MAX_ROWS], z_t[:MAX_ROWS]
+    n_rows = MAX_ROWS
+    if not is_likelihood:
+        n_rows = min(n_rows, math.isqrt(MAX_DENSITIES // density.n_components))
+    z_c, z_t = z_c[:n_rows], z_t[:n_rows]
+    scores: dict[float, float] = {0.0: -np.inf}
 
-    def score(width: float) -> float:
-        return _score(widen(density, width), z_c, z_t, is_likelihood)
+    def compare(widths: np.ndarray) -> float:
+        for width in widths.tolist():
+            scores[width] = _score(widen(density, width), z_c, z_t, is_likelihood)
+        return max(scores, key=lambda width: scores[width])
 
-    scores = {width: score(width) for width in (0.0, *COARSE.tolist())}
-    best = max(scores, key=lambda width: scores[width])
-    scores |= {width: score(width) for width in (best * FINE).tolist() if best}
+    try:
+        best = compare(np.append(0.0, COARSE))
+        if best:
+            compare(best * FINE)
+    except KeyboardInterrupt:
+        warnings.warn(
+            "Choosing the width of the density was interrupted by user; it is the best "
+            "of those compared so far.",
+            UserWarning,
+            stacklevel=2,
+        )
     enough = max(scores.values()) - TOL
     return min(width for width in scores if scores[width] >= enough)
 

@@ -15,7 +15,7 @@ from skgmje import (
     load,
 )
 from skgmje.embedding._joint import JointDensityEmbedder
-from skgmje.embedding._widening import choose_width, widen
+from skgmje.embedding._widening import _score, choose_width, widen
 from skgmje.latent import contrastive_bound, pairwise_log_prob
 from skgmje.training import Trainer
 
@@ -102,10 +102,47 @@ def test_the_width_has_no_unit(loc, scale):
     assert moved == plain
 
 
-def test_scores_that_are_not_finite_are_never_the_best():
+def test_few_rows_are_compared_where_there_are_many_components(monkeypatch):
+    n_rows = []
+
+    def counted(density, z_c, z_t, is_likelihood):
+        n_rows.append(len(z_c))
+        return 0.0
+
+    monkeypatch.setattr("skgmje.embedding._widening._score", counted)
+    many = MultivariateNormalMixture(
+        torch.full((400,), 1 / 400, dtype=torch.float64),
+        torch.zeros(400, 2, dtype=torch.float64),
+        scale_diag=torch.ones(1, 2, dtype=torch.float64),
+    )
+    for is_likelihood, expected in ((True, 1000), (False, 102)):
+        choose_width(many, *rows_of(0.5, 3000), is_likelihood)
+        assert set(n_rows) == {expected}
+        n_rows.clear()
+
+
+@pytest.mark.parametrize("is_likelihood", [True, False])
+def test_no_noise_is_added_where_no_score_is_finite(is_likelihood):
     z_c, z_t = rows_of(0.5, 50)
-    width = choose_width(correlated(0.999), z_c, 1e200 * z_t, is_likelihood=True)
-    assert np.isfinite(width)
+    assert choose_width(correlated(0.999), z_c, 1e200 * z_t, is_likelihood) == 0.0
+
+
+def test_an_interrupt_keeps_the_best_width_so_far(views, monkeypatch):
+    calls = []
+
+    def interrupted(*arguments):
+        calls.append(arguments)
+        if len(calls) == 10:
+            raise KeyboardInterrupt
+        return _score(*arguments)
+
+    monkeypatch.setattr("skgmje.embedding._widening._score", interrupted)
+    with pytest.warns(UserWarning, match="width of the density was interrupted"):
+        model = fresh("gje", embedding_dim=8, max_iter=30).fit(*views)
+    assert len(calls) == 10
+    # No noise was compared, and widths from 1e-4 to 0.4.
+    assert 1e-3 < model.reg_covar_ < 0.4
+    assert np.isfinite(model.score(*views))
 
 
 # ------------------------------------------------------------------- fitted estimators
